@@ -1,0 +1,81 @@
+"""The root command. A verb's module is imported when the verb runs, so that `--help` stays fast."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from tunesmith import __version__
+
+VERBS: dict[str, str] = {
+    "demo": "The whole path on a real small model: no account, no GPU, two cores, minutes.",
+    "init": "Write a commented RUN.yaml to start from.",
+    "train": "Train a model on a dataset into a run folder.",
+    "resume": "Go on with a run that stopped.",
+    "runs": "List the runs here, or remove one.",
+    "show": "Show a run: status, results, and where every setting came from.",
+    "dashboard": "Open the local Trackio dashboard.",
+    "doctor": "What this machine has, what is missing, and how to get it.",
+}
+
+
+class LazyGroup(TyperGroup):
+    """Lists verbs from a table; loads the module of the one that runs."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in VERBS:
+            return None
+        return TyperCommand(cmd_name, help=VERBS[cmd_name])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], VERBS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            ctx.fail(f"There is no command {args[0]!r}.{hint}")
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load_verb(str(name)), rest
+
+
+def load_verb(name: str) -> Any:
+    """The command object of a verb, its module imported."""
+    command = typer.main.get_command(importlib.import_module(f"tunesmith.cli.{name}").app)
+    command.name = name
+    return command
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    name="tunesmith",
+    help="From a dataset to a model you can run, without wasting a GPU-hour.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tunesmith {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """From a dataset to a model you can run, without wasting a GPU-hour."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    sys.exit(app(prog_name="tunesmith"))

@@ -1,0 +1,77 @@
+"""A run in words, before it is paid for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tunesmith.train.sft import SftSetup
+
+
+def setup_table(setup: SftSetup, run_path: Path) -> Table:
+    """What is about to happen, a line a subject."""
+    config, facts, report, choice = setup.config, setup.model_facts, setup.data.report, setup.choice
+    share = 100 * facts.num_trainable_params / facts.num_params
+    tuning = (
+        "every weight" if config.tuning == "full" else f"LoRA, rank {config.lora_r}, on {_targets(config)}"
+    )
+    length = f"{config.max_steps} steps" if config.max_steps else f"{config.num_train_epochs:g} epochs"
+    rows = {
+        "model": f"{config.model} ({count(facts.num_params)} parameters)",
+        "data": (
+            f"{report.num_rows:,} rows of {', '.join(f'{name} ({kind})' for name, kind in report.formats.items())}, "
+            f"mean {report.mean_length:g} tokens, {100 * report.num_loss_tokens / report.num_tokens:.0f} % carry loss"
+        ),
+        "evaluation": f"{report.num_eval_rows:,} rows held out" if report.num_eval_rows else "none",
+        "tuning": f"{tuning}: {count(facts.num_trainable_params)} trained ({share:.2g} %)",
+        "steps": f"{setup.num_steps:,} of {config.global_batch_size} rows ({length})",
+        "rate": f"{config.learning_rate:g}, {config.lr_scheduler_type}, warm-up {config.warmup_steps:g}, seed {config.seed}",
+        "machine": f"{setup.machine.device_name}, {'; '.join(choice.reasons)}",
+        "run folder": str(run_path),
+    }
+    table = Table(show_header=False, box=None, padding=(0, 1))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows.items():
+        table.add_row(name, escape(text))
+    for note in setup.notes:
+        table.add_row("note", escape(note), style="yellow")
+    return table
+
+
+def provenance_table(config: dict[str, Any], provenance: dict[str, str]) -> Table:
+    """Every setting with its value and the place it came from."""
+    table = Table(box=None, padding=(0, 1))
+    table.add_column("setting", style="bold", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("from", style="dim", overflow="fold")
+    values = {key: value for key, value in config.items() if key != "trl"}
+    values |= {f"trl.{key}": value for key, value in config.get("trl", {}).items()}
+    for name, value in values.items():
+        shown = "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        table.add_row(name, escape(shown), escape(provenance.get(name, "default")))
+    return table
+
+
+def count(number: int) -> str:
+    """A parameter count as people write it: 135M, 1.24B."""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= limit:
+            return f"{number / limit:.3g}{unit}"
+    return str(number)
+
+
+def _targets(config: Any) -> str:
+    names = config.lora_target_modules
+    return (
+        "all linear layers"
+        if names == "all-linear"
+        else names
+        if isinstance(names, str)
+        else ", ".join(names)
+    )

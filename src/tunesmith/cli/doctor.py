@@ -1,0 +1,103 @@
+"""`tunesmith doctor`: what this machine has, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from tunesmith import __version__
+from tunesmith.cli.library_log import libraries_logged
+from tunesmith.cli.output import DebugFlag, JsonFlag, verb
+from tunesmith.runs.folder import package_versions
+
+app = typer.Typer(add_completion=False)
+
+GIB = 2**30
+INSTALL = "pip install 'tunesmith[train]'"
+UNTESTED = "Apple MPS, macOS and Windows (built for, not run by the project's own tests)"
+
+
+@app.command()
+def doctor(as_json: JsonFlag = False, debug: DebugFlag = False) -> None:
+    """What this machine has, what is missing, and how to get it."""
+    with verb("doctor", as_json, debug) as out:
+        with libraries_logged():
+            facts = examine()
+        missing = [name for name, version in facts["versions"].items() if version is None]
+        out.document(**facts, missing=missing, install=INSTALL if missing else None)
+        if as_json:
+            return
+        table = Table(show_header=False, box=None, padding=(0, 1))
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, text in _lines(facts).items():
+            table.add_row(name, escape(text))
+        out.table(table)
+        if missing:
+            out.say(f"missing: {', '.join(missing)}. To train, install them: {INSTALL}", style="yellow")
+        else:
+            out.say("ready to train: tunesmith demo")
+
+
+def examine() -> dict[str, Any]:
+    """Versions, device, memory, disk and Hub login, as plain facts."""
+    versions = package_versions()
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(Path.cwd())
+    facts: dict[str, Any] = {
+        "tunesmith": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} ({platform.machine()})",
+        "executable": sys.executable,
+        "versions": versions,
+        "memory_gib": {"total": round(memory.total / GIB, 1), "available": round(memory.available / GIB, 1)},
+        "disk_gib": {"free": round(disk.free / GIB, 1)},
+        "cores": psutil.cpu_count(logical=True),
+        "hub_login": _hub_login(),
+        "device": None,
+        "untested": UNTESTED,
+    }
+    if versions["torch"]:
+        from tunesmith.train.machine import probe_machine
+
+        facts["device"] = vars(probe_machine())
+    return facts
+
+
+def _hub_login() -> str:
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        return "offline (HF_HUB_OFFLINE is set)"
+    return (
+        "a token is stored"
+        if get_token()
+        else "none (hf auth login; needed for gated and private repositories)"
+    )
+
+
+def _lines(facts: dict[str, Any]) -> dict[str, str]:
+    device = facts["device"]
+    named = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
+    return {
+        "tunesmith": facts["tunesmith"],
+        "python": f"{facts['python']} at {facts['executable']}",
+        "system": facts["system"],
+        "packages": named,
+        "device": (
+            f"{device['device']}: {device['device_name']}, native bf16: {'yes' if device['native_bf16'] else 'no'}"
+            if device
+            else "unknown until torch is installed"
+        ),
+        "memory": f"{facts['memory_gib']['available']} of {facts['memory_gib']['total']} GiB free, {facts['cores']} cores",
+        "disk": f"{facts['disk_gib']['free']} GiB free here",
+        "Hub login": facts["hub_login"],
+        "not tested": facts["untested"],
+    }

@@ -1,0 +1,141 @@
+"""What every verb shares: data to stdout, messages to stderr, `--json`, and errors as sentences."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from tunesmith.errors import TunesmithError
+
+SCHEMA = "tunesmith/1"
+EXIT_INTERNAL = 70
+EXIT_INTERRUPTED = 130
+
+JsonFlag = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON document on stdout at the end; progress as JSON lines on stderr."),
+]
+DebugFlag = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+class Output:
+    """Where a verb writes. With `--json` messages become JSON lines on stderr."""
+
+    def __init__(self, command: str, as_json: bool) -> None:
+        self.command = command
+        self.as_json = as_json
+        # The streams are kept now: while libraries work, sys.stdout and sys.stderr point into the log.
+        self._stdout = sys.stdout
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._document: dict[str, Any] | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """True when a person watches a terminal, so that a moving bar makes sense."""
+        return self.console.is_terminal and not self.as_json
+
+    def say(self, text: str = "", *, style: str | None = None) -> None:
+        """A message to the person, on stderr."""
+        if self.as_json:
+            if text.strip():
+                self.event({"event": "message", "message": text})
+        else:
+            self.console.print(escape(text), style=style)
+
+    def render(self, renderable: Any) -> None:
+        """A rich table or panel for the person, on stderr; left out with `--json`."""
+        if not self.as_json:
+            self.console.print(renderable)
+
+    def event(self, row: dict[str, Any]) -> None:
+        """A line of progress for a program, on stderr."""
+        self.console.file.write(json.dumps(row) + "\n")
+        self.console.file.flush()
+
+    def data(self, text: str) -> None:
+        """The result for a pipe, on stdout; left out with `--json`."""
+        if not self.as_json:
+            print(text, file=self._stdout)
+
+    def table(self, table: Any) -> None:
+        """A table that is the result, on stdout; left out with `--json`."""
+        if not self.as_json:
+            Console(file=self._stdout, highlight=False).print(table)
+
+    def document(self, status: str = "done", **keys: Any) -> None:
+        """The one JSON document of this command."""
+        self._document = {"schema": SCHEMA, "command": self.command, "status": status, **keys}
+
+    def close(self) -> None:
+        """Write the document, when one was asked for."""
+        if self.as_json and self._document is not None:
+            print(json.dumps(self._document, ensure_ascii=False, default=str), file=self._stdout)
+
+    def error(self, error: TunesmithError) -> None:
+        """An error as a person, or a program, reads it."""
+        status = {4: "stopped", 130: "stopped", 3: "refused", 5: "pending"}.get(error.exit_code, "error")
+        if self.as_json:
+            self.document(status, error=error.as_dict())
+            return
+        title, style = ("stopped", "bold yellow") if status == "stopped" else ("error", "bold red")
+        self.console.print(f"[{style}]{title}:[/] {escape(error.message)}")
+        if error.where:
+            self.console.print(f"  where: {escape(error.where)}")
+        if error.fix:
+            label = "resume with" if status == "stopped" else "next"
+            self.console.print(f"  {label}: {escape(error.fix)}")
+
+
+@contextmanager
+def verb(command: str, as_json: bool, debug: bool) -> Iterator[Output]:
+    """Run the body of a verb; whatever it raises becomes a sentence and an exit code."""
+    out = Output(command, as_json)
+    debug = debug or os.environ.get("TUNESMITH_DEBUG", "") not in ("", "0")
+    code = 0
+    try:
+        yield out
+    except TunesmithError as error:
+        if debug:
+            traceback.print_exc()
+        out.error(error)
+        code = error.exit_code
+    except (KeyboardInterrupt, BrokenPipeError) as error:
+        code = EXIT_INTERRUPTED
+        if isinstance(error, KeyboardInterrupt):
+            out.error(_interrupted())
+    except typer.Exit:
+        raise
+    except Exception as error:  # the last resort: a bug of ours, reported as one (test_cli.py)
+        if debug:
+            traceback.print_exc()
+        out.error(_internal(error))
+        code = EXIT_INTERNAL
+    out.close()
+    if code:
+        raise typer.Exit(code)
+
+
+def _interrupted() -> TunesmithError:
+    error = TunesmithError("interrupted")
+    error.exit_code, error.code = EXIT_INTERRUPTED, "interrupted"
+    return error
+
+
+def _internal(error: Exception) -> TunesmithError:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    wrapped = TunesmithError(
+        f"internal error, a bug of Tunesmith: {type(error).__name__}: {error}",
+        where=f"{frame.filename}:{frame.lineno}",
+        fix="run it again with --debug and report what it prints",
+    )
+    wrapped.exit_code, wrapped.code = EXIT_INTERNAL, "internal"
+    return wrapped

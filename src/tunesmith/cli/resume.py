@@ -1,0 +1,65 @@
+"""`tunesmith resume`: go on with a run that stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunesmith.cli.describe import setup_table
+from tunesmith.cli.library_log import libraries_logged
+from tunesmith.cli.output import DebugFlag, JsonFlag, verb
+from tunesmith.cli.progress import ProgressView
+from tunesmith.cli.training import finished, recorded
+from tunesmith.config.run_config import RunConfig
+from tunesmith.errors import RunFolderError
+from tunesmith.runs.folder import RunFolder
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def resume(
+    run_path: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or its name under runs/.")],
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Go on with a run that stopped, from its newest checkpoint."""
+    with verb("resume", as_json, debug) as out:
+        from tunesmith.train import sft
+
+        run = RunFolder.open(run_path)
+        if run.status() in ("done", "running"):
+            raise RunFolderError(
+                f"{run.path} is {run.status()}", where=str(run.path), fix=f"tunesmith show {run.path}"
+            )
+        config = RunConfig.model_validate(run.record["config"])
+        newest = run.newest_checkpoint()
+        with libraries_logged() as log, ProgressView(out) as view:
+            log.attach(run.log_path)
+            setup = sft.set_up(config, view)
+            view.close()
+            refuse_other_data(run, setup.data.report.fingerprint)
+            out.render(setup_table(setup, run.path))
+            out.say(
+                f"going on from step {newest[1]}" if newest else "no checkpoint yet: starting from step 0"
+            )
+            run.mark_running()
+            with recorded(run):
+                result = sft.train(setup, run, view, checkpoint=newest[0] if newest else None)
+        finished(out, run, result)
+
+
+def refuse_other_data(run: RunFolder, fingerprint: str) -> None:
+    """Make sure that the data is what the run began with.
+
+    Raises:
+        RunFolderError: the dataset changed since.
+    """
+    if run.record["data"]["fingerprint"] != fingerprint:
+        raise RunFolderError(
+            "the data is not what this run began with",
+            where=str(run.path),
+            fix="put the data back, or start a new run with tunesmith train",
+        )

@@ -1,0 +1,69 @@
+"""`tunesmith train`: from a configuration to a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunesmith.cli.config_flags import with_config_flags
+from tunesmith.cli.describe import provenance_table, setup_table
+from tunesmith.cli.library_log import libraries_logged
+from tunesmith.cli.output import DebugFlag, JsonFlag, Output, verb
+from tunesmith.cli.progress import ProgressView
+from tunesmith.config.loading import LoadedConfig, load_config
+from tunesmith.errors import ConfigError
+from tunesmith.runs.folder import new_run_path, refuse_taken
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+@with_config_flags
+def train(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="How to train: sft.")],
+    run_yaml: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="Settings as a file.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, also trl.KEY=VALUE. May be repeated."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show all that would happen, and stop.")] = False,
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+    **flags: Any,
+) -> None:
+    """Train a model on a dataset into a run folder.
+
+    Settings come from flags, TUNESMITH_* variables, RUN.yaml and defaults, in this order.
+    """
+    with verb("train", as_json, debug) as out:
+        if method.endswith((".yaml", ".yml")):
+            raise ConfigError(
+                "the method comes first", where="command line", fix=f"tunesmith train sft {method}"
+            )
+        loaded = load_config(
+            run_yaml=run_yaml, flags={"method": method, **flags}, assignments=assignments or []
+        )
+        run_training(out, loaded, dry_run=dry_run)
+
+
+def run_training(out: Output, loaded: LoadedConfig, *, dry_run: bool) -> None:
+    """Check, show, train and report; with `dry_run` stop before anything is written."""
+    from tunesmith.cli.training import finished, start_run
+    from tunesmith.train import sft
+
+    run_path = Path(loaded.config.run_dir or new_run_path(loaded.config.method, loaded.config.model))
+    refuse_taken(run_path)
+    with libraries_logged() as log, ProgressView(out) as view:
+        setup = sft.set_up(loaded.config, view)
+        view.close()
+        out.render(setup_table(setup, run_path))
+        if dry_run:
+            out.render(provenance_table(loaded.config.model_dump(), loaded.provenance))
+            out.say("dry run: nothing was written, no weight was loaded")
+            out.document(run=str(run_path), dry_run=True, **setup.record())
+            return
+        with start_run(run_path, setup, loaded.provenance, log) as run:
+            result = sft.train(setup, run, view)
+    finished(out, run, result)

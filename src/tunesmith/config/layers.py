@@ -1,0 +1,129 @@
+"""The places a setting can stand in (RUN.yaml, environment, flags), each read into one flat layer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tunesmith.config.run_config import RunConfig
+from tunesmith.errors import ConfigError
+
+ENV_PREFIX = "TUNESMITH_"
+# Variables of Tunesmith that are no settings of a run.
+RESERVED_ENV = frozenset({"TUNESMITH_CACHE", "TUNESMITH_DEBUG"})
+
+
+class Setting(NamedTuple):
+    """A value and the place it stands in, such as `run.yaml:12` or `flag --max-steps`."""
+
+    value: Any
+    origin: str
+
+
+Layer = dict[str, Setting]
+
+
+def yaml_layer(path: Path) -> Layer:
+    """Settings of a RUN.yaml, keyed by field or by `trl.KEY`.
+
+    Raises:
+        ConfigError: the file is missing, no YAML, holds a key twice, or is no table at the top.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no file {path}", where=str(path), fix="tunesmith init sft writes one to start from"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} can't be read: {error}", where=str(path)) from None
+    try:
+        document = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path} is not valid YAML: {error.problem}", where=f"{path}:{line}") from None
+    except YAMLError as error:
+        raise ConfigError(
+            f"{path} is not valid YAML: {str(error).splitlines()[0]}", where=str(path)
+        ) from None
+    if document is None:
+        return {}
+    if not isinstance(document, CommentedMap):
+        raise ConfigError(f"{path} should hold keys and values, like `model: ...`", where=str(path))
+    layer: Layer = {}
+    for key, value in document.items():
+        line = document.lc.key(key)[0] + 1
+        if key == "trl" and isinstance(value, CommentedMap):
+            for name, inner in value.items():
+                layer[f"trl.{name}"] = Setting(_plain(inner), f"{path}:{value.lc.key(name)[0] + 1}")
+        else:
+            layer[str(key)] = Setting(_plain(value), f"{path}:{line}")
+    return layer
+
+
+def env_layer(environ: Mapping[str, str] | None = None) -> Layer:
+    """Settings of `TUNESMITH_*` variables; `TUNESMITH_TRL__KEY` stands for `trl.KEY`."""
+    layer: Layer = {}
+    for name, value in (os.environ if environ is None else environ).items():
+        if not name.startswith(ENV_PREFIX) or name in RESERVED_ENV:
+            continue
+        key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+        layer[key] = Setting(parse_scalar(value) if key.startswith("trl.") else value, f"environment {name}")
+    return layer
+
+
+def flags_layer(flags: Mapping[str, Any]) -> Layer:
+    """Settings given as flags of the command line; None means not given."""
+    return {
+        key: Setting(value, f"flag --{key.replace('_', '-')}")
+        for key, value in flags.items()
+        if value is not None
+    }
+
+
+def set_layer(assignments: Sequence[str]) -> Layer:
+    """Settings given as `--set key=value`.
+
+    Raises:
+        ConfigError: an assignment has no `=`, or a key is set twice to different values.
+    """
+    layer: Layer = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigError(f"--set {assignment!r} should be key=value", where="flag --set")
+        value = parse_scalar(text) if key.startswith("trl.") or key not in RunConfig.model_fields else text
+        if key in layer and layer[key].value != value:
+            raise ConfigError(f"--set gives {key} twice, with different values", where="flag --set")
+        layer[key] = Setting(value, f"flag --set {key}")
+    return layer
+
+
+def parse_scalar(text: str) -> Any:
+    """The value that `text` has in YAML: 1e-4 is a number, true a truth value, [a, b] a list."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        return text
+
+
+def _plain(value: Any) -> Any:
+    """`value` without ruamel's types, so that pydantic and JSON see only standard ones."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    for plain in (bool, int, float, str):
+        if isinstance(value, plain):
+            return plain(value)
+    return value

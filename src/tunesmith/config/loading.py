@@ -1,0 +1,184 @@
+"""From layers to one frozen RunConfig, with the origin of every value."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from tunesmith.config.defaults import TUNING_DEFAULTS
+from tunesmith.config.layers import Layer, Setting, env_layer, flags_layer, set_layer, yaml_layer
+from tunesmith.config.run_config import METHODS, RunConfig
+from tunesmith.errors import ConfigError
+
+# Keys of TRL's config classes that Tunesmith decides itself, and the field that says it here.
+OWNED_TRL_KEYS: dict[str, str] = {
+    "output_dir": "run_dir",
+    "bf16": "precision",
+    "fp16": "precision",
+    "use_cpu": "device",
+    "no_cuda": "device",
+    "activation_checkpointing": "gradient_checkpointing",
+    "chat_template_path": "chat_template",
+    "resume_from_checkpoint": "tunesmith resume RUN",
+    "hub_token": "hf auth login (a token in a configuration is copied into every checkpoint)",
+    "eval_strategy": "eval_steps",
+    "save_strategy": "save_steps",
+    "logging_strategy": "logging_steps",
+    "dataset_text_field": "a column named text",
+}
+# What people who come from other tools type.
+ALIASES: dict[str, str] = {
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "batch_size": "global_batch_size",
+    "micro_batch_size": "trl.per_device_train_batch_size",
+    "rank": "lora_r",
+    "lora_rank": "lora_r",
+    "alpha": "lora_alpha",
+    "model_name_or_path": "model",
+    "base_model": "model",
+    "dataset_name": "dataset",
+    "output_dir": "run_dir",
+    "max_seq_length": "max_length",
+    "warmup_ratio": "warmup_steps",
+    "use_peft": "tuning",
+    "val_set_size": "test_size",
+}
+
+
+class LoadedConfig(NamedTuple):
+    """The resolved configuration and, for each field and `trl.KEY`, the place its value came from."""
+
+    config: RunConfig
+    provenance: dict[str, str]
+
+
+def load_config(
+    *,
+    run_yaml: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> LoadedConfig:
+    """The configuration of a run: flags > TUNESMITH_* > RUN.yaml > defaults.
+
+    Raises:
+        ConfigError: an unknown key, a value out of range, or two places that contradict each other. All faults
+            of a kind are collected before it is raised.
+    """
+    from_flags = flags_layer(flags or {})
+    from_set = set_layer(assignments)
+    for key in from_flags.keys() & from_set.keys():
+        if str(from_flags[key].value) != str(from_set[key].value):
+            raise ConfigError(
+                f"{key} is given by {from_flags[key].origin} and by --set", where="command line"
+            )
+    from_yaml = yaml_layer(run_yaml) if run_yaml else {}
+    _method_agrees(from_yaml, from_flags)
+    settings: Layer = {**from_yaml, **env_layer(environ), **from_set, **from_flags}
+    _refuse_unknown(settings)
+    return resolve(settings)
+
+
+def resolve(settings: Layer) -> LoadedConfig:
+    """A validated configuration from one merged layer, method defaults filled in."""
+    values: dict[str, Any] = {}
+    for key, setting in settings.items():
+        table, dot, name = key.partition(".")
+        if dot:
+            values.setdefault(table, {})[name] = setting.value
+        else:
+            values[key] = setting.value
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise _sentence(error, settings) from None
+    provenance = {name: "default" for name in RunConfig.model_fields if name != "trl"}
+    updates: dict[str, Any] = {}
+    for name, default in TUNING_DEFAULTS[config.method, config.tuning].items():
+        if getattr(config, name) is None:
+            updates[name] = default.value
+            provenance[name] = f"default ({default.source})"
+    provenance |= {key: setting.origin for key, setting in settings.items()}
+    return LoadedConfig(config.model_copy(update=updates), provenance)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name a person most likely meant, or None."""
+    if name.lower() in ALIASES:
+        return ALIASES[name.lower()]
+    matches = difflib.get_close_matches(name.lower(), list(known), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def _method_agrees(from_yaml: Layer, from_flags: Layer) -> None:
+    flag, written = from_flags.get("method"), from_yaml.get("method")
+    if flag and flag.value not in METHODS:
+        raise ConfigError(
+            f"there is no method {flag.value!r}", where="command line", fix=f"methods: {', '.join(METHODS)}"
+        )
+    if flag and written and flag.value != written.value:
+        raise ConfigError(
+            f"the command line says method {flag.value}, the file says {written.value}", where=written.origin
+        )
+
+
+def _refuse_unknown(settings: Layer) -> None:
+    faults: list[tuple[str, Setting, str | None]] = []
+    for key, setting in settings.items():
+        table, _, name = key.partition(".")
+        if table != "trl" or not name:
+            if key not in RunConfig.model_fields:
+                faults.append(
+                    (f"there is no key {key!r}", setting, _did_you_mean(nearest(key, RunConfig.model_fields)))
+                )
+        elif name in OWNED_TRL_KEYS:
+            faults.append((f"trl.{name} is not yours to set", setting, f"use {OWNED_TRL_KEYS[name]}"))
+        elif name in RunConfig.model_fields:
+            faults.append((f"trl.{name} has its own key", setting, f"write {name} at the top level"))
+    if faults:
+        lines = [
+            f"{message} ({setting.origin})" if len(faults) > 1 else message for message, setting, _ in faults
+        ]
+        raise ConfigError(
+            "; ".join(lines),
+            where=faults[0][1].origin,
+            fix="; ".join(fix for _, _, fix in faults if fix) or None,
+        )
+
+
+def _did_you_mean(name: str | None) -> str | None:
+    return f"did you mean {name}?" if name else "tunesmith init sft lists every key"
+
+
+def _sentence(error: ValidationError, settings: Layer) -> ConfigError:
+    """pydantic's findings as one error a person can read."""
+    lines: list[str] = []
+    origins: list[str] = []
+    for detail in error.errors():
+        place = [
+            str(part) for part in detail["loc"] if not str(part).startswith(("tuple[", "str", "constrained"))
+        ]
+        key = ".".join(place)
+        message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+        if detail["type"] == "missing" and len(place) == 1:
+            lines.append(f"{key} is missing")
+            origins.append("the command line or RUN.yaml")
+            continue
+        if not place:
+            lines.append(message)
+            continue
+        setting = settings.get(place[0]) or settings.get(f"{place[0]}.{place[-1]}")
+        value = detail.get("input")
+        lines.append(f"{key}: {value!r} {message}" if message.startswith("should") else f"{key}: {message}")
+        if setting:
+            origins.append(setting.origin)
+    where = "; ".join(dict.fromkeys(origins)) or None
+    return ConfigError(
+        "; ".join(dict.fromkeys(lines)), where=where, fix="tunesmith init sft explains every key"
+    )

@@ -1,0 +1,174 @@
+"""The typed fields that Tunesmith reasons about; everything else belongs to TRL and goes through `trl`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Method = Literal["sft"]
+METHODS: tuple[str, ...] = ("sft",)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class DatasetSource(_Frozen):
+    """One dataset of a mixture."""
+
+    path: str = Field(min_length=1)
+    config: str | None = None
+    split: str = "train"
+    weight: float | None = Field(default=None, gt=0)
+    max_rows: int | None = Field(default=None, ge=1)
+
+
+def _field(panel: str, description: str, default: Any = None, **limits: Any) -> Any:
+    return Field(default=default, description=description, json_schema_extra={"panel": panel}, **limits)
+
+
+class RunConfig(_Frozen):
+    """Everything a run is made from. A field that is None takes its default from `config.defaults`."""
+
+    method: Method = _field("What", "Training method: sft", default="sft")
+    model: str = _field("What", "Hub id or folder of the causal language model", default=..., min_length=1)
+    model_revision: str | None = _field("What", "Branch, tag or commit of the model on the Hub")
+    trust_remote_code: bool = _field("What", "Run the model repository's own code", default=False)
+    run_dir: str | None = _field("What", "Folder of this run (default: runs/METHOD-MODEL-DATE)", min_length=1)
+
+    dataset: str | tuple[DatasetSource, ...] = _field(
+        "Data",
+        "Hub id, file or folder; in RUN.yaml also a list of {path, weight, ...}",
+        default=...,
+        min_length=1,
+    )
+    dataset_config: str | None = _field("Data", "Configuration name of a Hub dataset")
+    dataset_train_split: str = _field(
+        "Data", "Split to train on, or a slice of it such as train[:1000]", default="train"
+    )
+    dataset_test_split: str | None = _field("Data", "Split of the same dataset to evaluate on")
+    eval_dataset: str | None = _field("Data", "Another dataset to evaluate on", min_length=1)
+    test_size: float | None = _field(
+        "Data", "Hold out this share (0.1) or number (200) of the training rows for evaluation", gt=0
+    )
+    max_rows: int | None = _field("Data", "Use at most this many training rows", ge=1)
+    max_length: int = _field("Data", "Tokens a row is cut to", default=1024, ge=8)
+    assistant_only_loss: bool = _field(
+        "Data", "`messages` rows: loss on the assistant's turns only", default=True
+    )
+    completion_only_loss: bool = _field(
+        "Data", "`prompt`/`completion` rows: loss on the completion only", default=True
+    )
+    chat_template: str | None = _field(
+        "Data", "Chat template to put in: chatml, zephyr, or a .jinja file (default: the tokenizer's own)"
+    )
+
+    tuning: Literal["lora", "full"] = _field(
+        "Tuning", "Train a LoRA adapter, or every weight", default="lora"
+    )
+    lora_r: int = _field("Tuning", "LoRA rank", default=16, ge=1, le=4096)
+    lora_alpha: int = _field("Tuning", "LoRA alpha: updates are scaled by alpha / rank", default=32, ge=1)
+    lora_dropout: float = _field("Tuning", "LoRA dropout", default=0.0, ge=0, lt=1)
+    lora_target_modules: str | tuple[str, ...] = _field(
+        "Tuning", "Modules that get an adapter: all-linear, or names like q_proj,v_proj", default="all-linear"
+    )
+    num_train_epochs: float = _field("Tuning", "Passes over the data", default=3.0, gt=0)
+    max_steps: int | None = _field("Tuning", "Optimizer steps; overrides num_train_epochs", ge=1)
+    global_batch_size: int = _field(
+        "Tuning", "Sequences an optimizer step, over all devices", default=16, ge=1, le=1_000_000
+    )
+    learning_rate: float | None = _field(
+        "Tuning", "Peak learning rate (default: lora 2e-4, full 2e-5)", gt=0, le=1
+    )
+    lr_scheduler_type: str | None = _field("Tuning", "Learning rate schedule (default: cosine)")
+    warmup_steps: float | None = _field(
+        "Tuning", "Warm-up steps, or below 1 their share of the run (default: lora 0.03, full 0.1)", ge=0
+    )
+    seed: int = _field(
+        "Tuning", "Seed of data order, adapter weights and dropout", default=42, ge=0, lt=2**32
+    )
+
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = _field(
+        "Machine", "Number format of the computation", default="auto"
+    )
+    device: Literal["auto", "cuda", "mps", "cpu"] = _field("Machine", "Where to train", default="auto")
+    gradient_checkpointing: bool | None = _field(
+        "Machine", "Recompute activations to save memory (default: only when memory needs it)"
+    )
+
+    eval_steps: float | None = _field(
+        "Run", "Evaluate every so many steps, or below 1 share of the run (default: every epoch)", gt=0
+    )
+    save_steps: float | None = _field(
+        "Run", "Checkpoint every so many steps, or below 1 share of the run (default: as eval_steps)", gt=0
+    )
+    save_total_limit: int = _field("Run", "Checkpoints to keep", default=2, ge=1)
+    logging_steps: int = _field("Run", "Log every so many steps", default=10, ge=1)
+    load_best_model_at_end: bool = _field(
+        "Run", "End with the checkpoint of the lowest evaluation loss", default=False
+    )
+    early_stopping_patience: int | None = _field(
+        "Run", "Stop after so many evaluations without improvement", ge=1
+    )
+
+    project: str | None = _field("Tracking", "Trackio project (default: the model's name)", min_length=1)
+    run_name: str | None = _field("Tracking", "Trackio run (default: the run folder's name)", min_length=1)
+    trackio_space_id: str | None = _field(
+        "Tracking", "Hub Space for the dashboard; private (default: none: local)"
+    )
+
+    trl: dict[str, Any] = _field("TRL", "Any other argument of TRL's trainer config", default={})
+
+    @field_validator("lora_target_modules", mode="before")
+    @classmethod
+    def _split_names(cls, value: Any) -> Any:
+        return (
+            tuple(name.strip() for name in value.split(","))
+            if isinstance(value, str) and "," in value
+            else value
+        )
+
+    @field_validator("test_size")
+    @classmethod
+    def _share_or_count(cls, value: float | None) -> float | None:
+        if value is not None and value >= 1 and value != int(value):
+            raise ValueError("should be a share below 1 or a whole number of rows")
+        return value
+
+    @field_validator("run_dir", "model", "eval_dataset")
+    @classmethod
+    def _no_control_characters(cls, value: str | None) -> str | None:
+        if value is not None and any(ord(character) < 32 for character in value):
+            raise ValueError("should not contain control characters")
+        return value
+
+    @model_validator(mode="after")
+    def _evaluation_has_data(self) -> RunConfig:
+        named = [
+            key
+            for key in ("dataset_test_split", "eval_dataset", "test_size")
+            if getattr(self, key) is not None
+        ]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} each name the evaluation data; keep one")
+        if not named:
+            for key in ("early_stopping_patience", "load_best_model_at_end", "eval_steps"):
+                if getattr(self, key):
+                    raise ValueError(
+                        f"{key} needs evaluation data; set test_size, dataset_test_split or eval_dataset"
+                    )
+        return self
+
+    @property
+    def has_eval(self) -> bool:
+        """True when a part of the data is held out for evaluation."""
+        return any((self.dataset_test_split, self.eval_dataset, self.test_size))
+
+    def sources(self) -> tuple[DatasetSource, ...]:
+        """The training data as a mixture of at least one dataset."""
+        if isinstance(self.dataset, str):
+            return (
+                DatasetSource(path=self.dataset, config=self.dataset_config, split=self.dataset_train_split),
+            )
+        return self.dataset

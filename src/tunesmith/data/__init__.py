@@ -1,0 +1,1 @@
+"""From a dataset, wherever it lies, to token ids with the tokens that carry loss marked."""

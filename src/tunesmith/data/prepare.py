@@ -1,0 +1,180 @@
+"""The data stage of a run: open, check, encode, cut, mix and split, with a count of all that was lost."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.config.run_config import DatasetSource, RunConfig
+from tunesmith.data.formats import detect_format
+from tunesmith.data.sources import open_dataset
+from tunesmith.data.tokens import IGNORED_LABEL, Encoder
+from tunesmith.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass
+class DataReport:
+    """What the data stage found; counts are rows unless the name says tokens."""
+
+    formats: dict[str, str] = field(default_factory=dict)
+    num_rows: int = 0
+    num_eval_rows: int = 0
+    num_tokens: int = 0
+    num_loss_tokens: int = 0
+    mean_length: float = 0.0
+    longest: int = 0
+    num_cut: int = 0
+    num_dropped: int = 0
+    mixture: dict[str, int] = field(default_factory=dict)
+    fingerprint: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as run.json keeps it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Datasets with the columns `input_ids` and `labels` (lists of token ids, at most max_length long)."""
+
+    train: Dataset
+    eval: Dataset | None
+    report: DataReport
+
+
+def prepare_data(config: RunConfig, tokenizer: Any) -> PreparedData:
+    """Everything that will be trained and evaluated on, as token ids.
+
+    Raises:
+        DataError: no data, a row that can't be used, or nothing left to learn from.
+        DownloadError: the Hub can't be reached, or refuses.
+    """
+    report = DataReport()
+    parts = {source: _encode(source, config, tokenizer, report) for source in config.sources()}
+    train = _mix(parts, config.seed, report)
+    if config.max_rows:
+        train = train.select(range(min(config.max_rows, len(train))))
+    evaluation = _evaluation_rows(config, tokenizer)
+    if config.test_size:
+        train, evaluation = _hold_out(train, config)
+    train = _keep_learnable(train, config, report)
+    report.fingerprint = fingerprint(train)
+    if evaluation is not None:
+        evaluation = _keep_learnable(evaluation, config, DataReport())
+        report.num_eval_rows = len(evaluation)
+    keep = ["input_ids", "labels"]
+    return PreparedData(
+        train.select_columns(keep), None if evaluation is None else evaluation.select_columns(keep), report
+    )
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256 over the token ids and labels, in order: two runs on the same data have the same one."""
+    digest = hashlib.sha256()
+    for batch in dataset.select_columns(["input_ids", "labels"]).iter(batch_size=1000):
+        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+            digest.update(array("q", [len(ids), *ids, *labels]).tobytes())
+    return digest.hexdigest()
+
+
+def _encode(source: DatasetSource, config: RunConfig, tokenizer: Any, report: DataReport) -> Dataset:
+    dataset = open_dataset(source)
+    if len(dataset) == 0:
+        raise DataError(f"{source.path} has no rows", where=f"{source.path}, split {source.split}")
+    columns = dataset.column_names
+    format_name = detect_format(columns, source)
+    report.formats[source.path] = format_name
+    needed = {"messages": ["messages", "tools"], "prompt-completion": ["prompt", "completion", "tools"]}
+    used = [name for name in needed.get(format_name, ["text"]) if name in columns]
+    encoder = Encoder(tokenizer, format_name, config, source.path)
+    return dataset.select_columns(used).map(
+        encoder, batched=True, with_indices=True, remove_columns=used, load_from_cache_file=False
+    )
+
+
+def _mix(parts: dict[DatasetSource, Dataset], seed: int, report: DataReport) -> Dataset:
+    """One dataset: all rows in a seeded order, or by weight until a source runs out (no row twice)."""
+    import datasets
+
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    named = [
+        dataset.add_column("source", [index] * len(dataset)) for index, dataset in enumerate(parts.values())
+    ]
+    weights = [source.weight for source in parts]
+    if any(weights) and not all(weights):
+        raise DataError("some datasets of the mixture have a weight and some have none", where="dataset")
+    if all(weights):
+        total = sum(weight for weight in weights if weight)
+        shares = [weight / total for weight in weights if weight]
+        mixed = datasets.interleave_datasets(
+            named, probabilities=shares, seed=seed, stopping_strategy="first_exhausted"
+        )
+    else:
+        mixed = datasets.concatenate_datasets(named).shuffle(seed=seed)
+    taken = mixed["source"]
+    for index, source in enumerate(parts):
+        report.mixture[f"{source.path}#{index}"] = sum(each == index for each in taken)
+    return mixed.remove_columns("source")
+
+
+def _evaluation_rows(config: RunConfig, tokenizer: Any) -> Dataset | None:
+    if config.eval_dataset:
+        source = DatasetSource(path=config.eval_dataset)
+    elif config.dataset_test_split:
+        source = config.sources()[0].model_copy(update={"split": config.dataset_test_split, "max_rows": None})
+    else:
+        return None
+    return _encode(source, config, tokenizer, DataReport())
+
+
+def _hold_out(train: Dataset, config: RunConfig) -> tuple[Dataset, Dataset]:
+    size = config.test_size or 0
+    count = int(size) if size >= 1 else max(1, round(size * len(train)))
+    if count >= len(train):
+        raise DataError(
+            f"test_size {size:g} leaves no row of {len(train)} to train on",
+            where="test_size",
+            fix="make it smaller",
+        )
+    halves = train.train_test_split(test_size=count, seed=config.seed)
+    return halves["train"], halves["test"]
+
+
+def _keep_learnable(dataset: Dataset, config: RunConfig, report: DataReport) -> Dataset:
+    """The rows in which some token carries loss after the cut, and the counts of what was lost."""
+    lengths = dataset["length"]
+    keep: list[int] = []
+    for index, labels in enumerate(dataset["labels"]):
+        learned = sum(label != IGNORED_LABEL for label in labels)
+        if learned:
+            keep.append(index)
+            report.num_tokens += len(labels)
+            report.num_loss_tokens += learned
+    report.num_rows = len(keep)
+    report.num_dropped = len(dataset) - len(keep)
+    report.num_cut = sum(length > config.max_length for length in lengths)
+    report.longest = max(lengths, default=0)
+    report.mean_length = round(report.num_tokens / max(1, len(keep)), 1)
+    if not keep:
+        raise DataError(
+            f"no row keeps a token to learn: all {len(dataset)} are cut by max_length {config.max_length} first",
+            where="max_length",
+            fix=f"set max_length to {report.longest} or more",
+        )
+    if report.num_cut:
+        report.notes.append(
+            f"{report.num_cut} of {len(dataset)} rows are longer than max_length {config.max_length} and are cut"
+            + (
+                f"; {report.num_dropped} of them lose every token that carries loss and are dropped"
+                if report.num_dropped
+                else ""
+            )
+        )
+    return dataset if len(keep) == len(dataset) else dataset.select(keep)

@@ -1,0 +1,82 @@
+"""Loading a tokenizer; torch is not needed for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tunesmith.config.run_config import RunConfig
+from tunesmith.errors import DownloadError, ModelError
+
+
+def load_tokenizer(config: RunConfig) -> Any:
+    """The model's fast tokenizer, with a padding token.
+
+    Raises:
+        ModelError: the folder or repository holds none, or it has no end-of-text token.
+        DownloadError: the Hub can't be reached, or refuses.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            config.model, revision=config.model_revision, trust_remote_code=config.trust_remote_code
+        )
+    except Exception as error:  # transformers raises many kinds; each becomes a sentence (test_bad_input.py)
+        raise model_sentence(config.model, error, "tokenizer") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{config.model} has no fast tokenizer", where=config.model)
+    if tokenizer.eos_token is None:
+        raise ModelError(
+            f"the tokenizer of {config.model} names no end-of-text token: no answer would ever end",
+            where=config.model,
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def model_sentence(model: str, error: Exception, part: str) -> ModelError | DownloadError:
+    """One sentence for what transformers raised while it loaded `part` of `model`."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    causes = [error, error.__cause__, error.__context__]
+    text = str(error)
+    if Path(model).expanduser().is_dir():
+        first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+        return ModelError(f"the folder {model} holds no {part} that can be loaded: {first}", where=model)
+    if model.startswith((".", "/", "~", "\\")) or model.count("/") > 1:
+        return ModelError(
+            f"there is no folder {model}", where=str(Path.cwd()), fix="check the path to the model"
+        )
+    if any(isinstance(cause, GatedRepoError) for cause in causes) or "gated repo" in text:
+        return DownloadError(
+            f"the model {model} is gated",
+            where=f"https://huggingface.co/{model}",
+            fix="accept its licence on its page, then hf auth login",
+        )
+    if (
+        any(isinstance(cause, RepositoryNotFoundError) for cause in causes)
+        or "not a valid model identifier" in text
+    ):
+        return ModelError(
+            f"there is no model {model} on the Hub that you can read, and no folder of that name here",
+            where=model,
+            fix="check the name; a private model needs hf auth login",
+        )
+    if "trust_remote_code" in text:
+        return ModelError(
+            f"{model} wants to run its own code",
+            where=model,
+            fix="read that code, then set trust_remote_code: true",
+        )
+    if isinstance(error, OSError) and (
+        "connect" in text.lower() or "offline" in text.lower() or "cached" in text
+    ):
+        return DownloadError(
+            f"the model {model} is not on this machine and the Hub can't be reached",
+            where=model,
+            fix="check the network (and HF_HUB_OFFLINE), or give a local folder",
+        )
+    first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+    return ModelError(f"the {part} of {model} can't be loaded: {first}", where=model)

@@ -1,0 +1,155 @@
+"""The one place that decides precision, micro-batch and checkpointing, by what the machine can do."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from tunesmith.config.run_config import RunConfig
+from tunesmith.errors import ConfigError
+from tunesmith.plan.facts import MachineFacts, ModelFacts
+
+GIB = 2**30
+# Bytes an fp32 AdamW keeps per trained weight: weight, gradient, two moments.
+TRAINED_BYTES = 16
+# A run may use this share of what is free; the rest is fragmentation and what the estimate misses.
+MEMORY_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for this run, and why in sentences."""
+
+    device: Literal["cuda", "mps", "cpu"]
+    precision: Literal["bf16", "fp16", "fp32"]
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool
+    memory_gib: float
+    reasons: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The choice as run.json keeps it."""
+        return asdict(self)
+
+
+def choose(config: RunConfig, machine: MachineFacts, model: ModelFacts, row_length: int) -> Choice:
+    """The largest micro-batch that fits, with recomputed activations only where nothing else fits.
+
+    `row_length` is the longest row in tokens. The global batch is the user's and is never changed.
+
+    Raises:
+        ConfigError: the asked precision isn't native here, or pinned batch sizes contradict global_batch_size.
+    """
+    precision, why = choose_precision(config, machine)
+    reasons = [why]
+    free = machine.memory_gib * MEMORY_SHARE
+    pinned = pinned_batch(config, machine.num_devices)
+    per_device = [pinned] if pinned else micro_batches(config.global_batch_size, machine.num_devices)
+    wanted = config.gradient_checkpointing
+    for checkpointing in (False, True) if wanted is None else (wanted,):
+        for micro_batch in per_device:
+            need = memory_gib(model, precision, config.tuning, micro_batch * row_length, checkpointing)
+            if need <= free or (micro_batch == per_device[-1] and (checkpointing or wanted is not None)):
+                reasons.append(
+                    f"{micro_batch} rows at a time: about {need:.1f} of {machine.memory_gib:.1f} GiB free"
+                    + (", activations recomputed" if checkpointing else "")
+                )
+                accumulation = config.global_batch_size // (micro_batch * machine.num_devices)
+                return Choice(
+                    machine.device,
+                    precision,
+                    micro_batch,
+                    accumulation,
+                    checkpointing,
+                    round(need, 2),
+                    tuple(reasons),
+                )
+    raise AssertionError("unreachable: the last candidate is always taken")
+
+
+def choose_precision(config: RunConfig, machine: MachineFacts) -> tuple[Literal["bf16", "fp16", "fp32"], str]:
+    """The number format and the reason for it.
+
+    Raises:
+        ConfigError: fp16 was asked for on a CPU, where no training step exists for it.
+    """
+    if config.precision == "fp16" and machine.device == "cpu":
+        raise ConfigError(
+            "precision fp16 does not train on a CPU", where="precision", fix="use --precision fp32"
+        )
+    if config.precision != "auto":
+        slow = config.precision == "bf16" and not machine.native_bf16
+        return config.precision, f"{config.precision} as asked" + (
+            f", though {machine.device_name} has no native bf16 and emulates it many times slower"
+            if slow
+            else ""
+        )
+    if machine.device == "cuda":
+        if machine.native_bf16:
+            return "bf16", f"bf16: native on {machine.device_name}"
+        return "fp16", f"fp16: {machine.device_name} has no native bf16"
+    if machine.device == "cpu" and machine.native_bf16:
+        return "bf16", "bf16: this CPU has matrix units for it"
+    return "fp32", f"fp32: {machine.device_name} has no native bf16, and emulating it is many times slower"
+
+
+def pinned_batch(config: RunConfig, num_devices: int) -> int | None:
+    """The micro-batch that `trl:` pins, or None.
+
+    Raises:
+        ConfigError: the pinned sizes don't multiply to global_batch_size.
+    """
+    micro = config.trl.get("per_device_train_batch_size")
+    accumulation = config.trl.get("gradient_accumulation_steps")
+    if micro is None and accumulation is None:
+        return None
+    total = config.global_batch_size
+    micro = micro or total // ((accumulation or 1) * num_devices)
+    accumulation = accumulation or total // max(1, micro * num_devices)
+    if micro * accumulation * num_devices != total:
+        raise ConfigError(
+            f"per_device_train_batch_size {micro} x gradient_accumulation_steps {accumulation} x {num_devices} "
+            f"device{'s' if num_devices > 1 else ''} is not global_batch_size {total}",
+            where="trl",
+            fix="leave both out, or make them multiply to global_batch_size",
+        )
+    return int(micro)
+
+
+def micro_batches(global_batch_size: int, num_devices: int) -> list[int]:
+    """Micro-batches that divide the global batch evenly over the devices, largest first.
+
+    Raises:
+        ConfigError: the global batch can't be shared by so many devices.
+    """
+    share, rest = divmod(global_batch_size, num_devices)
+    if rest or share == 0:
+        raise ConfigError(
+            f"global_batch_size {global_batch_size} can't be shared by {num_devices} devices",
+            where="global_batch_size",
+            fix=f"use a multiple of {num_devices}",
+        )
+    return [size for size in range(share, 0, -1) if share % size == 0]
+
+
+def memory_gib(model: ModelFacts, precision: str, tuning: str, num_tokens: int, checkpointing: bool) -> float:
+    """Memory of a training step in GiB: weights, optimizer, activations of `num_tokens` and the loss.
+
+    Activations per token and layer after Korthikanti et al. (arXiv 2205.05198), eq. 2 without the attention
+    scores, which memory-efficient kernels don't keep: 34 bytes per hidden unit in 16 bit. The feed-forward part of
+    it (19 of 34) is scaled from that paper's 4 x hidden to the model's own width.
+    """
+    value_bytes = 4 if precision == "fp32" else 2
+    base_bytes = value_bytes if tuning == "lora" else 4
+    weights = model.num_params * base_bytes + model.num_trainable_params * (
+        TRAINED_BYTES - 4 * (tuning == "full")
+    )
+    per_layer = (
+        (15 + 19 * model.intermediate_size / (4 * model.hidden_size)) * model.hidden_size * value_bytes / 2
+    )
+    kept = model.num_layers * (2 * model.hidden_size * value_bytes / 2 if checkpointing else per_layer)
+    working = per_layer if checkpointing else 0.0
+    # TRL computes the loss in chunks of tokens; two fp32 chunks of logits are alive at once.
+    logits = 2 * min(num_tokens, 1024) * model.vocab_size * 4
+    return (weights + num_tokens * (kept + working) + logits) / GIB

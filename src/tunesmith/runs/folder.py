@@ -1,0 +1,249 @@
+"""RunFolder: `runs/NAME/` with run.json, metrics.jsonl, checkpoints/, model/ and log.txt."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tunesmith import __version__
+from tunesmith.errors import RunFolderError
+from tunesmith.runs.files import write_json_whole
+
+RUN_SCHEMA = "tunesmith-run/1"
+RUNS_ROOT = Path("runs")
+REPORTED_PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "trackio",
+    "huggingface_hub",
+)
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+class RunFolder:
+    """One run on disk. `record` is the content of run.json; change it through `update`."""
+
+    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+        self.path = path
+        self.record = record
+
+    @classmethod
+    def create(cls, path: Path, record: dict[str, Any]) -> RunFolder:
+        """A new folder at `path` with its run.json written.
+
+        Raises:
+            RunFolderError: the path holds a run or other files already, or can't be written.
+        """
+        refuse_taken(path)
+        now = _now()
+        whole = {
+            "schema": RUN_SCHEMA,
+            "name": path.name,
+            "status": "running",
+            "created_at": now,
+            "updated_at": now,
+            "tunesmith": __version__,
+            "versions": package_versions(),
+            "git": _git_state(),
+            "process": {"pid": os.getpid(), "host": socket.gethostname()},
+            **record,
+        }
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_json_whole(path / "run.json", whole)
+        except OSError as error:
+            raise RunFolderError(
+                f"the run folder {path} can't be written: {error.strerror}", where=str(path)
+            ) from None
+        return cls(path, whole)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The run at `path`, or named `path` under runs/.
+
+        Raises:
+            RunFolderError: there is no run, or its run.json can't be read.
+        """
+        candidates = [path, RUNS_ROOT / path]
+        folder = next((each for each in candidates if (each / "run.json").is_file()), None)
+        if folder is None:
+            raise RunFolderError(
+                f"there is no run at {path}", where=str(path), fix="tunesmith runs lists them"
+            )
+        try:
+            record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{folder / 'run.json'} can't be read: {error}", where=str(folder)) from None
+        if not isinstance(record, dict) or record.get("schema") != RUN_SCHEMA:
+            raise RunFolderError(
+                f"{folder / 'run.json'} was not written by this Tunesmith", where=str(folder)
+            )
+        return cls(folder, record)
+
+    def update(self, **changes: Any) -> None:
+        """Change keys of run.json and write it whole."""
+        self.record |= changes | {"updated_at": _now()}
+        write_json_whole(self.path / "run.json", self.record)
+
+    def mark_running(self) -> None:
+        """This process works on the run now."""
+        process = {"pid": os.getpid(), "host": socket.gethostname()}
+        self.update(
+            status="running", process=process, versions=package_versions(), stopped_by=None, error=None
+        )
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl, a torn last line left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        rows = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """TRL's output_dir."""
+        return self.path / "checkpoints"
+
+    @property
+    def model_path(self) -> Path:
+        """The trained model or adapter; exists only when the run is done."""
+        return self.path / "model"
+
+    @property
+    def log_path(self) -> Path:
+        """What the libraries below printed."""
+        return self.path / "log.txt"
+
+    def newest_checkpoint(self) -> tuple[Path, int] | None:
+        """The newest complete checkpoint and its step, or None."""
+        found = []
+        for each in self.checkpoints_path.glob("checkpoint-*"):
+            match = _CHECKPOINT.fullmatch(each.name)
+            # transformers writes trainer_state.json last: a folder without it is a torn save.
+            if match and (each / "trainer_state.json").is_file():
+                found.append((int(match.group(1)), each))
+        if not found:
+            return None
+        step, path = max(found)
+        return path, step
+
+    def status(self) -> str:
+        """running, done, stopped, failed, or killed: running on this machine, but the process is gone."""
+        status = str(self.record.get("status"))
+        process = self.record.get("process") or {}
+        if (
+            status == "running"
+            and process.get("host") == socket.gethostname()
+            and not psutil.pid_exists(process["pid"])
+        ):
+            return "killed"
+        return status
+
+    def discard(self) -> None:
+        """Remove the folder of a run that never began."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self.path.parent == RUNS_ROOT and RUNS_ROOT.is_dir() and not any(RUNS_ROOT.iterdir()):
+            RUNS_ROOT.rmdir()
+
+
+def refuse_taken(path: Path) -> None:
+    """Make sure that a new run may be written at `path`.
+
+    Raises:
+        RunFolderError: the path is a file, or a folder that holds a run or anything else.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(
+            f"{path} is a file, not a folder", where=str(path), fix="choose another --run-dir"
+        )
+    if (path / "run.json").is_file():
+        run = RunFolder.open(path)
+        done = run.status() == "done"
+        raise RunFolderError(
+            f"{path} holds a run that is {run.status()}",
+            where=str(path),
+            fix="choose another --run-dir"
+            if done
+            else f"tunesmith resume {path}, or choose another --run-dir",
+        )
+    if path.is_dir() and any(path.iterdir()):
+        raise RunFolderError(
+            f"{path} is not empty and holds no run", where=str(path), fix="choose another --run-dir"
+        )
+
+
+def new_run_path(method: str, model: str) -> Path:
+    """A free path under runs/ named after method, model and date."""
+    short = re.sub(r"[^a-z0-9.]+", "-", Path(model.rstrip("/\\")).name.lower()).strip("-.") or "model"
+    base = f"{method}-{short}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    path, number = RUNS_ROOT / base, 2
+    while path.exists():
+        path, number = RUNS_ROOT / f"{base}-{number}", number + 1
+    return path
+
+
+def list_runs(root: Path = RUNS_ROOT) -> Iterator[RunFolder]:
+    """The readable runs under `root`, newest first."""
+    runs = []
+    for path in root.glob("*/run.json"):
+        try:
+            runs.append(RunFolder.open(path.parent))
+        except RunFolderError:
+            continue
+    yield from sorted(runs, key=lambda run: str(run.record.get("created_at")), reverse=True)
+
+
+def package_versions() -> dict[str, str | None]:
+    """Installed versions of the packages a run depends on; None where one is missing."""
+    versions: dict[str, str | None] = {}
+    for name in REPORTED_PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and cleanliness of the working folder's repository, or None outside one."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(dirty.stdout.strip())}

@@ -1,0 +1,91 @@
+"""Callbacks of the trainer: progress and metrics, and the orderly stop on a signal."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback
+
+from tunesmith.runs.folder import RunFolder
+from tunesmith.train.events import Evaluated, Listener, Progress
+
+
+class ProgressCallback(TrainerCallback):
+    """Tells the listener of every step and writes every log to metrics.jsonl."""
+
+    def __init__(self, run: RunFolder, listener: Listener) -> None:
+        self._run = run
+        self._listener = listener
+        self._loss: float | None = None
+        self._tokens_per_s: float | None = None
+        self._last_tokens = 0.0
+        self._first_step = 0
+        self._began_at = self._logged_at = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began_at = self._logged_at = time.monotonic()
+        self._first_step = state.global_step
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        logs = dict(logs or {})
+        now = time.monotonic()
+        if "num_tokens" in logs and "loss" in logs:
+            self._tokens_per_s = (logs["num_tokens"] - self._last_tokens) / max(now - self._logged_at, 1e-9)
+            self._last_tokens, self._logged_at = logs["num_tokens"], now
+            logs["tokens_per_s"] = round(self._tokens_per_s, 1)
+        self._loss = logs.get("loss", self._loss)
+        row = {"step": state.global_step, "time_s": round(now - self._began_at, 3), **logs}
+        self._run.append_metrics({key: _finite(value) for key, value in row.items()})
+        if "eval_loss" in logs:
+            self._listener(Evaluated(state.global_step, float(logs["eval_loss"])))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        done = state.global_step - self._first_step
+        pace = (time.monotonic() - self._began_at) / max(done, 1)
+        eta_s = pace * (state.max_steps - state.global_step)
+        self._listener(Progress(state.global_step, state.max_steps, self._loss, self._tokens_per_s, eta_s))
+
+
+class StopCallback(TrainerCallback):
+    """Turns SIGINT and SIGTERM into a checkpoint at the end of the step; a second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # A stop on the last step is no stop: the run is done.
+        if self.received is not None and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals are kept while inside; handlers are put back after. Only the main thread can do this."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN; its name as text keeps the row readable by every parser."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,62 @@
+"""What this machine can do, measured with torch and handed to the plan."""
+
+from __future__ import annotations
+
+import platform
+
+import psutil
+
+from tunesmith.errors import ConfigError
+from tunesmith.plan.facts import MachineFacts
+
+GIB = 2**30
+
+
+def probe_machine(wanted: str = "auto") -> MachineFacts:
+    """The device a run would use and its abilities.
+
+    Raises:
+        ConfigError: `wanted` names a device that torch doesn't see here.
+    """
+    import torch
+
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    device = wanted if wanted != "auto" else next(name for name in ("cuda", "mps", "cpu") if has[name])
+    if not has[device]:
+        raise ConfigError(
+            f"device {device} was asked for, and torch {torch.__version__} sees none here",
+            where="device",
+            fix="tunesmith doctor shows what this machine has",
+        )
+    if device == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        return MachineFacts(
+            "cuda",
+            torch.cuda.get_device_name(),
+            _world_size(),
+            free / GIB,
+            torch.cuda.is_bf16_supported(including_emulation=False),
+        )
+    free_gib = psutil.virtual_memory().available / GIB
+    if device == "mps":
+        return MachineFacts("mps", f"Apple {platform.machine()}", 1, free_gib, native_bf16=False)
+    return MachineFacts("cpu", _cpu_name(), _world_size(), free_gib, native_bf16=_cpu_has_native_bf16())
+
+
+def _world_size() -> int:
+    import os
+
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _cpu_has_native_bf16() -> bool:
+    """Only matrix units (AMX) make bf16 training faster than fp32; AVX512-BF16 alone lacks most operators."""
+    import torch
+
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(probe and probe())
+
+
+def _cpu_name() -> str:
+    count = psutil.cpu_count(logical=True)
+    return f"CPU ({platform.machine()}, {count} cores)"

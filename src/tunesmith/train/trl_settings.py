@@ -1,0 +1,120 @@
+"""From our fields and the `trl:` table to TRL's own config object, checked by TRL's own class."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tunesmith.config.loading import nearest
+from tunesmith.config.run_config import RunConfig
+from tunesmith.data.prepare import DataReport
+from tunesmith.errors import ConfigError
+from tunesmith.plan.choice import Choice
+from tunesmith.runs.folder import RunFolder
+
+# Ours, whatever the user writes: tracking has one owner (train.tracking), the progress bar is the caller's.
+_LOCAL_ONLY = {"disable_tqdm": True, "report_to": "none"}
+# Users may overrule these in `trl:`; each keeps a run from being published without being asked.
+_PRIVATE = {"hub_private_repo": True, "trackio_static_space_id": False}
+
+
+def check_trl_keys(config: RunConfig, config_class: type) -> None:
+    """Make sure that every key of the `trl:` table is an argument of TRL's config class.
+
+    Raises:
+        ConfigError: a key isn't; the nearest one is named.
+    """
+    known = [field.name for field in dataclasses.fields(config_class) if field.init]
+    for key in config.trl:
+        if key not in known:
+            near = nearest(key, known)
+            raise ConfigError(
+                f"{config_class.__name__} of TRL has no argument {key!r}",
+                where=f"trl.{key}",
+                fix=f"did you mean {near}?" if near else "see TRL's documentation for its arguments",
+            )
+
+
+def sft_arguments(config: RunConfig, choice: Choice, run: RunFolder | None) -> dict[str, Any]:
+    """Keyword arguments for trl.SFTConfig; without `run` (a dry run) nothing would be written."""
+    evaluates = config.has_eval
+    eval_steps, save_steps = config.eval_steps, config.save_steps or config.eval_steps
+    arguments: dict[str, Any] = {
+        **_PRIVATE,
+        "output_dir": str(run.checkpoints_path) if run else None,
+        "project": project_name(config),
+        "run_name": config.run_name or (run.path.name if run else None),
+        "trackio_space_id": config.trackio_space_id,
+        "num_train_epochs": config.num_train_epochs,
+        "max_steps": config.max_steps or -1,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.lr_scheduler_type,
+        "warmup_steps": config.warmup_steps,
+        "max_length": config.max_length,
+        "seed": config.seed,
+        "bf16": choice.precision == "bf16",
+        "fp16": choice.precision == "fp16",
+        "use_cpu": choice.device == "cpu",
+        "dataloader_pin_memory": choice.device == "cuda",
+        "gradient_checkpointing": choice.gradient_checkpointing,
+        "per_device_train_batch_size": choice.per_device_train_batch_size,
+        "per_device_eval_batch_size": choice.per_device_train_batch_size,
+        "gradient_accumulation_steps": choice.gradient_accumulation_steps,
+        "eval_strategy": "no" if not evaluates else "steps" if eval_steps else "epoch",
+        "eval_steps": eval_steps,
+        "save_strategy": "steps" if save_steps else "epoch",
+        "save_steps": save_steps or 500,
+        "save_total_limit": config.save_total_limit,
+        "logging_steps": config.logging_steps,
+        "load_best_model_at_end": config.load_best_model_at_end or config.early_stopping_patience is not None,
+        "metric_for_best_model": "eval_loss" if evaluates else None,
+        # Rows come out of the data stage as token ids; TRL has nothing left to prepare.
+        "dataset_kwargs": {"skip_prepare_dataset": not config.trl.get("packing", False)},
+    }
+    passed_through = {
+        key: value for key, value in config.trl.items() if key not in ("model_init_kwargs", "report_to")
+    }
+    return arguments | passed_through | _LOCAL_ONLY | {"report_to": other_trackers(config)}
+
+
+def build_trl_config(config_class: type, arguments: dict[str, Any]) -> Any:
+    """TRL's config object.
+
+    Raises:
+        ConfigError: TRL or transformers refuses a value.
+    """
+    try:
+        return config_class(**arguments)
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"TRL refuses the settings: {str(error).splitlines()[0]}", where="trl") from error
+
+
+def project_name(config: RunConfig) -> str:
+    """The Trackio project: as configured, else the model's name."""
+    return config.project or config.model.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def wanted_trackers(config: RunConfig) -> list[str]:
+    """The trackers of this run; Trackio unless `trl.report_to` says otherwise."""
+    named = config.trl.get("report_to", "trackio")
+    names = [named] if isinstance(named, str) else list(named or [])
+    if "all" in names:
+        from transformers.integrations import get_available_reporting_integrations
+
+        names = get_available_reporting_integrations()
+    return [name for name in names if name != "none"]
+
+
+def other_trackers(config: RunConfig) -> list[str] | str:
+    """The trackers that TRL itself drives."""
+    return [name for name in wanted_trackers(config) if name != "trackio"] or "none"
+
+
+def steps_of_run(config: RunConfig, report: DataReport, choice: Choice) -> int:
+    """Optimizer steps of the whole run; a last, smaller batch of an epoch is a step too (as in transformers)."""
+    import math
+
+    if config.max_steps:
+        return config.max_steps
+    per_step = config.global_batch_size
+    return math.ceil(math.ceil(report.num_rows / per_step) * config.num_train_epochs)

@@ -1,0 +1,37 @@
+"""Every test runs offline and leaves the user's caches, runs and tokens alone."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Libraries read these once, at import: they are set while pytest loads this file, before any test module.
+_HOME = Path(tempfile.mkdtemp(prefix="tunesmith-tests-"))
+os.environ.update(
+    HF_HOME=str(_HOME / "huggingface"),
+    TRACKIO_DIR=str(_HOME / "trackio"),
+    TUNESMITH_CACHE=str(_HOME / "tunesmith"),
+    XDG_CACHE_HOME=str(_HOME / "cache"),
+    XDG_CONFIG_HOME=str(_HOME / "config"),
+    XDG_DATA_HOME=str(_HOME / "data"),
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+_INHERITED = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
+for _name in (*_INHERITED, "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID"):
+    os.environ.pop(_name, None)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a two-layer chat model (see tiny.py). Shared by all tests: read it, never write to it."""
+    from tiny import write_tiny_model
+
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny-chat")
