@@ -1,14 +1,16 @@
 """The demo's data, made from a seed: spoken household requests, each answered by one JSON call.
 
-A wording is one way to ask for one tool. A quarter of the wordings, drawn at random, makes the held-out rows;
-the others make the training rows, which also never show a third of the items, dishes and genres. So a model
+A wording is one way to ask for one tool. A quarter of the wordings, drawn at random, never occurs in the
+training rows, nor does a third of the items, dishes and genres. Half of the held-out rows are built on those
+wordings; the other half on known ones, in requests that training never shows, whatever the values. So a model
 that answers the held-out rows has learned the task, not the sentences. `python -m tunesmith.demo.household`
 rewrites the two files in `data/`, byte for byte the same each time.
 """
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -21,6 +23,7 @@ SEED = 7
 # Twice as many where the state has to be understood from a hint, which is what a small model learns last.
 TRAIN_ROWS = {"light": 150, "blinds": 150, "heating": 90, "timer": 75, "shopping": 110, "music": 75}
 HELDOUT_ROWS = dict.fromkeys(TRAIN_ROWS, 12)
+NEW_WORDING_ROWS = dict.fromkeys(TRAIN_ROWS, 6)
 MAX_WORDS = 19  # of a request; keeps a row near 50 tokens
 DATA_PATH = Path(__file__).parent / "data"
 
@@ -197,40 +200,63 @@ class Shuffled:
         return self.left.pop()
 
 
+def request_of(conversation: dict) -> str:
+    """What the person says in a conversation."""
+    return str(conversation["messages"][1]["content"])
+
+
+def skeleton(request: str) -> str:
+    """`request` in lower case without marks, a # in place of each value."""
+    names = [*words.ROOMS, *words.GENRES, *words.DISHES, *words.CONTAINERS, *words.MINUTE_PHRASES.values()]
+    names += [*words.AMOUNT_PHRASES.values(), *(number_word(number) for number in range(50))]
+    names += [form for container in words.ITEMS for form in (f"{container}es", f"{container}s", container)]
+    names += ["on", "off", "opened", "open", "closed", "close", "up", "down"]
+    pattern = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
+    plain = re.sub(rf"\b({pattern}|\d+)\b", "#", request.lower())
+    return " ".join(re.findall(r"[#\w']+", plain))
+
+
 def tool_rows(
-    tool: str, wordings: list[Wording], pools: Mapping[str, list], num_rows: int, rng: random.Random
+    tool: str,
+    wordings: list[Wording],
+    pools: Mapping[str, list],
+    num_rows: int,
+    rng: random.Random,
+    seen: Container[str],
 ) -> list[dict]:
-    """`num_rows` different conversations that call `tool`."""
+    """`num_rows` different conversations that call `tool`, none with a skeleton in `seen`."""
     styles = spread(STYLES, num_rows, rng)
     draw_wording = Shuffled(wordings, rng)
     arguments = {name: Shuffled(pools.get(name) or list(STATES[tool]), rng) for name in ARGUMENTS[tool]}
     rows: dict[str, dict] = {}
     while len(rows) < num_rows:
         wording, style = draw_wording.draw(), next(styles)
-        while True:
-            values = {name: pool.draw() for name, pool in arguments.items()} | wording.implied
-            core = wording.text.format(**spoken_slots(values, rng))
-            if style == "corrected":
-                core = corrected(wording, values, pools, rng)
-            elif style == "aside":
-                core = with_aside(core, wording, values, rng)
-            elif style == "polite":
-                core = polite(core, wording, rng)
-            request = finished(core, rng)
-            spelling = "".join(filter(str.isalnum, request.lower()))
-            if len(request.split()) <= MAX_WORDS and spelling not in rows:
-                break
-        rows[spelling] = row(request, tool, values)
+        values = {name: pool.draw() for name, pool in arguments.items()} | wording.implied
+        core = wording.text.format(**spoken_slots(values, rng))
+        if style == "corrected":
+            core = corrected(wording, values, pools, rng)
+        elif style == "aside":
+            core = with_aside(core, wording, values, rng)
+        elif style == "polite":
+            core = polite(core, wording, rng)
+        request = finished(core, rng)
+        spelling = "".join(filter(str.isalnum, request.lower()))
+        if len(request.split()) <= MAX_WORDS and spelling not in rows and skeleton(request) not in seen:
+            rows[spelling] = row(request, tool, values)
     return list(rows.values())
 
 
 def split_rows(
-    wordings: list[Wording], pools: Mapping[str, list], num_rows: Mapping[str, int], rng: random.Random
-) -> list:
+    wordings: list[Wording],
+    pools: Mapping[str, list],
+    num_rows: Mapping[str, int],
+    rng: random.Random,
+    seen: Container[str] = (),
+) -> list[dict]:
     """The shuffled conversations of one split, `num_rows` of each tool."""
     rows = []
-    for tool in ARGUMENTS:
-        rows += tool_rows(tool, [each for each in wordings if each.tool == tool], pools, num_rows[tool], rng)
+    for tool, count in num_rows.items():
+        rows += tool_rows(tool, [each for each in wordings if each.tool == tool], pools, count, rng, seen)
     rng.shuffle(rows)
     return rows
 
@@ -247,7 +273,12 @@ def build(seed: int = SEED) -> tuple[list[dict], list[dict]]:
     pools = vocabulary()
     known = {name: rng.sample(pools[name], len(pools[name]) * 2 // 3) for name in ("item", "for", "genre")}
     train = split_rows(heard, pools | known, TRAIN_ROWS, rng)
-    return train, split_rows(reserved, pools, HELDOUT_ROWS, rng)
+    seen = {skeleton(request_of(each)) for each in train}
+    rest = {tool: HELDOUT_ROWS[tool] - count for tool, count in NEW_WORDING_ROWS.items()}
+    heldout = split_rows(reserved, pools, NEW_WORDING_ROWS, rng, seen)
+    heldout += split_rows(heard, pools, rest, rng, seen)
+    rng.shuffle(heldout)
+    return train, heldout
 
 
 def as_jsonl(rows: list[dict]) -> str:

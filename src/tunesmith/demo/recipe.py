@@ -16,7 +16,9 @@ SETTINGS: dict[str, Any] = {
     "dataset": str(TRAIN_PATH),
     "num_train_epochs": 1,
     "global_batch_size": 8,
-    "learning_rate": 1e-3,
+    "learning_rate": 2e-3,
+    # The upper twenty of thirty layers: the backward pass ends there, which is a fifth of the step.
+    "lora_target_modules": r".*\.layers\.[12]\d\..*_proj",
     "lora_r": 16,
     "max_length": 128,
     "logging_steps": 5,

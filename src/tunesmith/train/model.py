@@ -38,7 +38,7 @@ def lora_config(config: RunConfig) -> Any | None:
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=targets if isinstance(targets, str) and targets == "all-linear" else _names(targets),
+        target_modules=targets if isinstance(targets, str) and not _is_name(targets) else _names(targets),
         task_type="CAUSAL_LM",
     )
 
@@ -106,7 +106,7 @@ def _count_lora(config: RunConfig, model: Any) -> int:
         {name.rsplit(".", 1)[-1] for name, each in model.named_modules() if isinstance(each, torch.nn.Linear)}
     )
     targets = config.lora_target_modules
-    for target in () if targets == "all-linear" else _names(targets):
+    for target in _names(targets) if _is_name(targets) else ():
         if not any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules()):
             raise ConfigError(
                 f"lora_target_modules: {target!r} matches no module of {config.model}",
@@ -120,6 +120,11 @@ def _count_lora(config: RunConfig, model: Any) -> int:
             f"peft refuses this LoRA: {str(error).splitlines()[0]}", where="lora_target_modules"
         ) from error
     return sum(weight.numel() for weight in wrapped.parameters() if weight.requires_grad)
+
+
+def _is_name(targets: str | tuple[str, ...]) -> bool:
+    """False for all-linear and for a regular expression, which peft reads itself."""
+    return not isinstance(targets, str) or targets.isidentifier()
 
 
 def _names(targets: str | tuple[str, ...]) -> list[str]:

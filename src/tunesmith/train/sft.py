@@ -18,6 +18,7 @@ from tunesmith.plan.choice import Choice, choose
 from tunesmith.plan.facts import MachineFacts, ModelFacts
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.events import Listener, Notice, Phase
+from tunesmith.train.loss_head import labelled_positions_only
 from tunesmith.train.machine import probe_machine
 from tunesmith.train.model import load_model, load_model_config, lora_config, measure_model
 from tunesmith.train.trl_settings import (
@@ -126,7 +127,8 @@ def train(
             trainer = _build_trainer(setup, run, listener, model or load_base(setup, listener), stop)
             if stop.received is None:
                 listener(Phase("training"))
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                with labelled_positions_only(setup.choice.device):
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except KeyboardInterrupt:
             stop.received = signal.SIGINT
             raise _stopped(run, stop.received, run.newest_checkpoint()) from None
