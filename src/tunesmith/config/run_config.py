@@ -71,7 +71,9 @@ class RunConfig(_Frozen):
     lora_alpha: int = _field("Tuning", "LoRA alpha: updates are scaled by alpha / rank", default=32, ge=1)
     lora_dropout: float = _field("Tuning", "LoRA dropout", default=0.0, ge=0, lt=1)
     lora_target_modules: str | tuple[str, ...] = _field(
-        "Tuning", "Modules that get an adapter: all-linear, names like q_proj,v_proj, or a regular expression", default="all-linear"
+        "Tuning",
+        "Modules that get an adapter: all-linear, names like q_proj,v_proj, or a regular expression",
+        default="all-linear",
     )
     num_train_epochs: float = _field("Tuning", "Passes over the data", default=3.0, gt=0)
     max_steps: int | None = _field("Tuning", "Optimizer steps; overrides num_train_epochs", ge=1)

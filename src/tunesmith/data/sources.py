@@ -134,7 +134,7 @@ def _sentence(error: Exception, source: DatasetSource) -> DataError | DownloadEr
             where=source.path,
             fix="check the name; a private dataset needs hf auth login",
         )
-    if "Unknown split" in text or "split" in text.lower() and "not" in text.lower():
+    if "Unknown split" in text or ("split" in text.lower() and "not" in text.lower()):
         return DataError(f"there is no split {source.split!r}: {text}", where=source.path)
     if "BuilderConfig" in text or "Config name is missing" in text:
         return DataError(text, where=source.path, fix="set dataset_config")

@@ -14,7 +14,7 @@ MAX_NEW_TOKENS = 32
 
 SETTINGS: dict[str, Any] = {
     "dataset": str(TRAIN_PATH),
-    "num_train_epochs": 1,
+    "num_train_epochs": 1.2,
     "global_batch_size": 8,
     "learning_rate": 2e-3,
     # The upper twenty of thirty layers: the backward pass ends there, which is a fifth of the step.

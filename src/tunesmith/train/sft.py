@@ -98,7 +98,7 @@ def set_up(config: RunConfig, listener: Listener) -> SftSetup:
         machine,
         facts,
         choice,
-        steps_of_run(config, data.report, choice),
+        steps_of_run(config, data.report),
         tuple(notes),
     )
 
@@ -186,7 +186,8 @@ def refuse_full_disk(config: RunConfig, facts: ModelFacts) -> None:
     Raises:
         DiskSpaceError: they won't.
     """
-    # A checkpoint: fp32 weights and two AdamW moments of what is trained; one more than is kept stands for a moment.
+    # A checkpoint: fp32 weights and two AdamW moments of what is trained. While one is written, one more than
+    # are kept stands on the disk.
     need = facts.num_trainable_params * 12 * (config.save_total_limit + 1) + facts.num_trainable_params * 4
     folder = Path(config.run_dir or "runs").absolute()
     while not folder.exists():

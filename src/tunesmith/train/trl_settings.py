@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from tunesmith.config.loading import nearest
@@ -110,9 +111,8 @@ def other_trackers(config: RunConfig) -> list[str] | str:
     return [name for name in wanted_trackers(config) if name != "trackio"] or "none"
 
 
-def steps_of_run(config: RunConfig, report: DataReport, choice: Choice) -> int:
-    """Optimizer steps of the whole run; a last, smaller batch of an epoch is a step too (as in transformers)."""
-    import math
+def steps_of_run(config: RunConfig, report: DataReport) -> int:
+    """Optimizer steps of the whole run; an epoch's last, smaller batch is a step too, as in transformers."""
 
     if config.max_steps:
         return config.max_steps
