@@ -5,12 +5,16 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
 
 from tunesmith import __version__
+from tunesmith.cli.output import Output, internal_error
+from tunesmith.errors import ConfigError, TunesmithError
 
 VERBS: dict[str, str] = {
     "demo": "The whole path on a real small model: no account, no GPU, two cores, minutes.",
@@ -55,7 +59,6 @@ app = typer.Typer(
     cls=LazyGroup,
     name="tunesmith",
     help="From a dataset to a model you can run, without wasting a GPU-hour.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
 )
@@ -78,4 +81,25 @@ def root(
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    sys.exit(app(prog_name="tunesmith"))
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code of the command line `arguments`; wrong usage is a sentence, or a JSON document, as any error."""
+    try:
+        return int(app(list(arguments) or ["--help"], prog_name="tunesmith", standalone_mode=False) or 0)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "tunesmith"
+        wrong: TunesmithError = ConfigError(
+            error.format_message(), where="command line", fix=f"{path} --help"
+        )
+    except Exception as error:  # a verb's module that can't be imported: a broken installation (test_cli.py)
+        if "--debug" in arguments:
+            raise
+        wrong = internal_error(error)
+    name = arguments[0] if arguments and arguments[0] in VERBS else "tunesmith"
+    out = Output(name, "--json" in arguments)
+    out.error(wrong)
+    out.close()
+    return wrong.exit_code

@@ -30,8 +30,9 @@ def setup_table(setup: SftSetup, run_path: Path) -> Table:
         "evaluation": f"{report.num_eval_rows:,} rows held out" if report.num_eval_rows else "none",
         "tuning": f"{tuning}: {count(facts.num_trainable_params)} trained ({share:.2g} %)",
         "steps": f"{setup.num_steps:,} of {config.global_batch_size} rows ({length})",
-        "rate": f"{config.learning_rate:g}, {config.lr_scheduler_type}, warm-up {config.warmup_steps:g}, seed {config.seed}",
-        "machine": f"{setup.machine.device_name}, {'; '.join(choice.reasons)}",
+        "rate": f"{config.learning_rate:g}, {config.lr_scheduler_type}, warm-up {_warmup(config)}, seed {config.seed}",
+        "machine": setup.machine.device_name,
+        "choices": "; ".join(choice.reasons),
         "run folder": str(run_path),
     }
     table = Table(show_header=False, box=None, padding=(0, 1))
@@ -53,8 +54,7 @@ def provenance_table(config: dict[str, Any], provenance: dict[str, str]) -> Tabl
     values = {key: value for key, value in config.items() if key != "trl"}
     values |= {f"trl.{key}": value for key, value in config.get("trl", {}).items()}
     for name, value in values.items():
-        shown = "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        table.add_row(name, escape(shown), escape(provenance.get(name, "default")))
+        table.add_row(name, escape(_as_yaml(value)), escape(provenance.get(name, "default")))
     return table
 
 
@@ -64,6 +64,18 @@ def count(number: int) -> str:
         if number >= limit:
             return f"{number / limit:.3g}{unit}"
     return str(number)
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as one writes it in RUN.yaml; nothing for one that is not set."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_as_yaml, value))
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _warmup(config: Any) -> str:
+    steps = config.warmup_steps
+    return f"{100 * steps:g} % of the steps" if 0 < steps < 1 else f"{steps:g} steps"
 
 
 def _targets(config: Any) -> str:

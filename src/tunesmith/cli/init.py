@@ -36,6 +36,6 @@ def init(
         if not path.absolute().parent.is_dir():
             raise ConfigError(f"there is no folder {path.parent}", where=str(path), fix="make it first")
         write_text_whole(path, run_yaml_template(method, str(path)))
-        out.say(f"next:  edit model and dataset in {path}, then tunesmith train {method} {path} --dry-run")
         out.data(str(path))
+        out.say(f"next:  edit model and dataset in {path}, then tunesmith train {method} {path} --dry-run")
         out.document(path=str(path))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import RunStopped, TunesmithError
 
 SCHEMA = "tunesmith/1"
 EXIT_INTERNAL = 70
@@ -27,6 +27,13 @@ JsonFlag = Annotated[
 DebugFlag = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
+class _Terminal(Console):
+    """A console whose reader may go away: what is being done goes on without it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Output:
     """Where a verb writes. With `--json` messages become JSON lines on stderr."""
 
@@ -35,7 +42,7 @@ class Output:
         self.as_json = as_json
         # The streams are kept now: while libraries work, sys.stdout and sys.stderr point into the log.
         self._stdout = sys.stdout
-        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.console = _Terminal(file=sys.stderr, highlight=False, soft_wrap=True)
         self._document: dict[str, Any] | None = None
 
     @property
@@ -58,18 +65,20 @@ class Output:
 
     def event(self, row: dict[str, Any]) -> None:
         """A line of progress for a program, on stderr."""
-        self.console.file.write(json.dumps(row) + "\n")
-        self.console.file.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self.console.file.write(json.dumps(row) + "\n")
+            self.console.file.flush()
 
     def data(self, text: str) -> None:
         """The result for a pipe, on stdout; left out with `--json`."""
         if not self.as_json:
-            print(text, file=self._stdout)
+            with contextlib.suppress(BrokenPipeError):
+                print(text, file=self._stdout, flush=True)
 
     def table(self, table: Any) -> None:
         """A table that is the result, on stdout; left out with `--json`."""
         if not self.as_json:
-            Console(file=self._stdout, highlight=False).print(table)
+            _Terminal(file=self._stdout, highlight=False).print(table)
 
     def document(self, status: str = "done", **keys: Any) -> None:
         """The one JSON document of this command."""
@@ -78,7 +87,8 @@ class Output:
     def close(self) -> None:
         """Write the document, when one was asked for."""
         if self.as_json and self._document is not None:
-            print(json.dumps(self._document, ensure_ascii=False, default=str), file=self._stdout)
+            with contextlib.suppress(BrokenPipeError):
+                print(json.dumps(self._document, default=str), file=self._stdout, flush=True)
 
     def error(self, error: TunesmithError) -> None:
         """An error as a person, or a program, reads it."""
@@ -87,15 +97,16 @@ class Output:
             self.document(status, error=error.as_dict())
             return
         title, style = ("stopped", "bold yellow") if status == "stopped" else ("error", "bold red")
+        resumable = isinstance(error, RunStopped)
         self.console.print(f"[{style}]{title}:[/] {escape(error.message)}")
         if error.where:
             self.console.print(f"  where: {escape(error.where)}")
         if error.fix:
-            label = "resume with" if status == "stopped" else "next"
+            label = "resume with" if resumable else "next"
             self.console.print(f"  {label}: {escape(error.fix)}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def verb(command: str, as_json: bool, debug: bool) -> Iterator[Output]:
     """Run the body of a verb; whatever it raises becomes a sentence and an exit code."""
     out = Output(command, as_json)
@@ -108,29 +119,30 @@ def verb(command: str, as_json: bool, debug: bool) -> Iterator[Output]:
             traceback.print_exc()
         out.error(error)
         code = error.exit_code
-    except (KeyboardInterrupt, BrokenPipeError) as error:
+    except (KeyboardInterrupt, typer.Abort):
+        out.error(interrupted("interrupted"))
         code = EXIT_INTERRUPTED
-        if isinstance(error, KeyboardInterrupt):
-            out.error(_interrupted())
     except typer.Exit:
         raise
     except Exception as error:  # the last resort: a bug of ours, reported as one (test_cli.py)
         if debug:
             traceback.print_exc()
-        out.error(_internal(error))
+        out.error(internal_error(error))
         code = EXIT_INTERNAL
     out.close()
     if code:
         raise typer.Exit(code)
 
 
-def _interrupted() -> TunesmithError:
-    error = TunesmithError("interrupted")
+def interrupted(message: str, fix: str | None = None) -> TunesmithError:
+    """Ctrl-C where there is no run to resume."""
+    error = TunesmithError(message, fix=fix)
     error.exit_code, error.code = EXIT_INTERRUPTED, "interrupted"
     return error
 
 
-def _internal(error: Exception) -> TunesmithError:
+def internal_error(error: Exception) -> TunesmithError:
+    """What a person reads about an error that nobody foresaw."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     wrapped = TunesmithError(
         f"internal error, a bug of Tunesmith: {type(error).__name__}: {error}",

@@ -60,6 +60,10 @@ class ProgressView:
             TextColumn("{task.fields[note]}"),
             console=self._out.console,
             transient=True,
+            refresh_per_second=5,
+            # What the libraries print goes to the log, also while the bar is up.
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._bar.start()
         self._task = self._bar.add_task(name, total=None, note="")

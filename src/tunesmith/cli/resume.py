@@ -11,7 +11,7 @@ from tunesmith.cli.describe import setup_table
 from tunesmith.cli.library_log import libraries_logged
 from tunesmith.cli.output import DebugFlag, JsonFlag, verb
 from tunesmith.cli.progress import ProgressView
-from tunesmith.cli.training import finished, recorded
+from tunesmith.cli.training import finished, recorded, setting_up
 from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import RunFolderError
 from tunesmith.runs.folder import RunFolder
@@ -32,13 +32,14 @@ def resume(
         run = RunFolder.open(run_path)
         if run.status() in ("done", "running"):
             raise RunFolderError(
-                f"{run.path} is {run.status()}", where=str(run.path), fix=f"tunesmith show {run.path}"
+                f"{run.path} is {run.status()}: there is nothing to resume", where=str(run.path), fix=f"tunesmith show {run.path}"
             )
-        config = RunConfig.model_validate(run.record["config"])
+        config = read_config(run)
         newest = run.newest_checkpoint()
         with libraries_logged() as log, ProgressView(out) as view:
             log.attach(run.log_path)
-            setup = sft.set_up(config, view)
+            with setting_up(f"tunesmith resume {run.path}"):
+                setup = sft.set_up(config, view)
             view.close()
             refuse_other_data(run, setup.data.report.fingerprint)
             out.render(setup_table(setup, run.path))
@@ -46,9 +47,26 @@ def resume(
                 f"going on from step {newest[1]}" if newest else "no checkpoint yet: starting from step 0"
             )
             run.mark_running()
-            with recorded(run):
+            with recorded(run, keep=True):
                 result = sft.train(setup, run, view, checkpoint=newest[0] if newest else None)
         finished(out, run, result)
+
+
+def read_config(run: RunFolder) -> RunConfig:
+    """The configuration that the run began with.
+
+    Raises:
+        RunFolderError: this version of Tunesmith can't read it.
+    """
+    try:
+        return RunConfig.model_validate(run.record.get("config"))
+    except ValueError as error:
+        raise RunFolderError(
+            f"{run.path / 'run.json'} holds no configuration that this Tunesmith can use: "
+            + "; ".join(str(error).splitlines()[1:3]),
+            where=str(run.path),
+            fix=f"it was written by Tunesmith {run.record.get('tunesmith')}; resume it with that version",
+        ) from None
 
 
 def refuse_other_data(run: RunFolder, fingerprint: str) -> None:
@@ -57,7 +75,7 @@ def refuse_other_data(run: RunFolder, fingerprint: str) -> None:
     Raises:
         RunFolderError: the dataset changed since.
     """
-    if run.record["data"]["fingerprint"] != fingerprint:
+    if (run.record.get("data") or {}).get("fingerprint") != fingerprint:
         raise RunFolderError(
             "the data is not what this run began with",
             where=str(run.path),

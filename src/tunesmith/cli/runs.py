@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -71,9 +72,11 @@ def _remove(out: Output, run_path: Path, yes: bool) -> None:
     if run.status() == "running":
         raise RunFolderError(f"{run.path} is running", where=str(run.path), fix="stop it first")
     if not yes:
-        if not out.is_live:
+        if not (out.is_live and sys.stdin.isatty()):
             raise ConfigError(f"{run.path} would be removed", where="command line", fix="add --yes to say so")
-        typer.confirm(f"Remove {run.path} with its checkpoints and model?", abort=True, err=True)
+        if not typer.confirm(f"Remove {run.path} with its checkpoints and model?", err=True):
+            out.say("kept")
+            return
     run.discard()
     out.say(f"removed {run.path}")
     out.document(removed=str(run.path))

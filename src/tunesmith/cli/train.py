@@ -50,19 +50,20 @@ def train(
 
 def run_training(out: Output, loaded: LoadedConfig, *, dry_run: bool) -> None:
     """Check, show, train and report; with `dry_run` stop before anything is written."""
-    from tunesmith.cli.training import finished, start_run
+    from tunesmith.cli.training import finished, setting_up, start_run
     from tunesmith.train import sft
 
     run_path = Path(loaded.config.run_dir or new_run_path(loaded.config.method, loaded.config.model))
     refuse_taken(run_path)
     with libraries_logged() as log, ProgressView(out) as view:
-        setup = sft.set_up(loaded.config, view)
+        with setting_up("give the same command again"):
+            setup = sft.set_up(loaded.config, view)
         view.close()
         out.render(setup_table(setup, run_path))
         if dry_run:
             out.render(provenance_table(loaded.config.model_dump(), loaded.provenance))
             out.say("dry run: nothing was written, no weight was loaded")
-            out.document(run=str(run_path), dry_run=True, **setup.record())
+            out.document(run=str(run_path), dry_run=True, provenance=loaded.provenance, **setup.record())
             return
         with start_run(run_path, setup, loaded.provenance, log) as run:
             result = sft.train(setup, run, view)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.cli.library_log import LibraryLog
-from tunesmith.cli.output import Output
-from tunesmith.errors import RunStopped
+from tunesmith.cli.output import Output, interrupted
+from tunesmith.errors import RunFolderError, RunStopped
 from tunesmith.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -21,33 +21,54 @@ def start_run(
     path: Path, setup: SftSetup, provenance: dict[str, str], log: LibraryLog
 ) -> Iterator[RunFolder]:
     """A run folder that is kept once a step was done, and removed when the run failed before."""
-    run = RunFolder.create(path, {**setup.record(), "provenance": provenance})
+    was_there = path.exists()
+    try:
+        run = RunFolder.create(path, {**setup.record(), "provenance": provenance})
+    except RunFolderError:
+        if not was_there and path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        raise
     log.attach(run.log_path)
     with recorded(run):
         yield run
 
 
 @contextmanager
-def recorded(run: RunFolder) -> Iterator[None]:
-    """Write into run.json how a training ended; a run that never began leaves nothing behind."""
+def recorded(run: RunFolder, *, keep: bool = False) -> Iterator[None]:
+    """Write into run.json how a training ended; a run that never began leaves nothing behind, unless `keep`."""
     try:
         yield
     except RunStopped:
         raise
     except BaseException as error:
-        if run.newest_checkpoint() is None and not run.read_metrics():
+        if run.record["status"] == "done":
+            # The model is saved: what failed came after the training.
+            raise
+        if run.newest_checkpoint() is None and not run.read_metrics() and not keep:
             run.discard()
         else:
-            run.update(status="failed", error=f"{type(error).__name__}: {error}")
+            with suppress(OSError):  # a full disk: the run then reads as killed, and can be resumed as well
+                run.update(status="failed", error=f"{type(error).__name__}: {error}")
         raise
+
+
+@contextmanager
+def setting_up(fix: str) -> Iterator[None]:
+    """Ctrl-C while inside says that nothing was written, and `fix`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise interrupted("interrupted before training began; nothing was written", fix) from None
 
 
 def finished(out: Output, run: RunFolder, result: TrainResult) -> None:
     """Say that a training is done, with the commands that exist next."""
-    loss = result.metrics.get("eval_loss", result.metrics.get("train_loss"))
-    out.say(
-        f"done: {result.step} steps, loss {loss:.4f}" if loss is not None else f"done: {result.step} steps"
-    )
+    names = {"eval_loss": "evaluation loss", "train_loss": "mean training loss", "loss": "training loss"}
+    facts = [f"{result.step} steps" if result.step == result.num_steps else f"{result.step} of {result.num_steps} steps"]
+    facts += [f"{text} {result.metrics[name]:.4f}" for name, text in names.items() if name in result.metrics][:1]
+    if result.step < result.num_steps:
+        facts.append("ended by early stopping")
+    out.say(f"done: {', '.join(facts)}")
     out.say(f"model: {run.model_path}")
     out.say(f"next:  tunesmith show {run.path}")
     out.say("       tunesmith dashboard")

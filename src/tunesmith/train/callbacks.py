@@ -7,14 +7,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback
 
 from tunesmith.runs.folder import RunFolder
-from tunesmith.train.events import Evaluated, Listener, Progress
+from tunesmith.train.events import Evaluated, Listener, Notice, Progress
 
 
 class ProgressCallback(TrainerCallback):
@@ -27,28 +27,40 @@ class ProgressCallback(TrainerCallback):
         self._tokens_per_s: float | None = None
         self._last_tokens = 0.0
         self._first_step = 0
-        self._began_at = self._logged_at = 0.0
+        self._began_at = self._step_began_at = 0.0
+        # Seconds of the steps since the last log: evaluations and checkpoints are no part of the speed.
+        self._stepped_s = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._began_at = self._logged_at = time.monotonic()
+        self._began_at = time.monotonic()
         self._first_step = state.global_step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._step_began_at = time.monotonic()
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         logs = dict(logs or {})
-        now = time.monotonic()
         if "num_tokens" in logs and "loss" in logs:
-            self._tokens_per_s = (logs["num_tokens"] - self._last_tokens) / max(now - self._logged_at, 1e-9)
-            self._last_tokens, self._logged_at = logs["num_tokens"], now
+            self._tokens_per_s = (logs["num_tokens"] - self._last_tokens) / max(self._stepped_s, 1e-9)
+            self._last_tokens, self._stepped_s = logs["num_tokens"], 0.0
             logs["tokens_per_s"] = round(self._tokens_per_s, 1)
-        self._loss = logs.get("loss", self._loss)
-        row = {"step": state.global_step, "time_s": round(now - self._began_at, 3), **logs}
+        row = {"step": state.global_step, "time_s": round(time.monotonic() - self._began_at, 3), **logs}
         self._run.append_metrics({key: _finite(value) for key, value in row.items()})
+        if "loss" in logs:
+            self._loss = logs["loss"]
+            self._tell_progress(state)
         if "eval_loss" in logs:
             self._listener(Evaluated(state.global_step, float(logs["eval_loss"])))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stepped_s += time.monotonic() - self._step_began_at
+        # A step that is logged is told with its own loss, a moment later.
+        if not control.should_log:
+            self._tell_progress(state)
+
+    def _tell_progress(self, state: Any) -> None:
         done = state.global_step - self._first_step
         pace = (time.monotonic() - self._began_at) / max(done, 1)
         eta_s = pace * (state.max_steps - state.global_step)
@@ -58,12 +70,15 @@ class ProgressCallback(TrainerCallback):
 class StopCallback(TrainerCallback):
     """Turns SIGINT and SIGTERM into a checkpoint at the end of the step; a second SIGINT stops at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, listener: Listener) -> None:
         self.received: signal.Signals | None = None
+        self._listener = listener
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # A stop on the last step is no stop: the run is done.
         if self.received is not None and state.global_step < state.max_steps:
+            # The losses since the last log would be lost with this process.
+            control.should_log = True
             control.should_save = True
             control.should_training_stop = True
 
@@ -84,6 +99,10 @@ class StopCallback(TrainerCallback):
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+        again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+        # The stream may be in the middle of a line of its own; the stop matters more than its announcement.
+        with suppress(RuntimeError):
+            self._listener(Notice(f"{self.received.name}: stopping after this step{again}"))
 
 
 def _finite(value: Any) -> Any:

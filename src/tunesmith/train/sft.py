@@ -121,7 +121,7 @@ def train(
     """
     from tunesmith.train.callbacks import StopCallback
 
-    stop = StopCallback()
+    stop = StopCallback(listener)
     with stop.listening():
         try:
             trainer = _build_trainer(setup, run, listener, model or load_base(setup, listener), stop)
@@ -138,6 +138,9 @@ def train(
         listener(Phase("saving the model"))
         save_model(trainer.model, setup.tokenizer, run.model_path)
     metrics = _last_metrics(state.log_history)
+    if checkpoint:
+        # transformers divides what this process lost and took by the steps of the whole run.
+        metrics = {key: value for key, value in metrics.items() if not key.startswith("train_")}
     run.update(status="done", step=state.global_step, num_steps=state.max_steps, metrics=metrics)
     resumed_from = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else None
     return TrainResult(trainer.model, state.global_step, state.max_steps, metrics, resumed_from)
@@ -203,7 +206,7 @@ def refuse_full_disk(config: RunConfig, facts: ModelFacts) -> None:
 
 def _stopped(run: RunFolder, received: signal.Signals, newest: tuple[Path, int] | None) -> RunStopped:
     step = newest[1] if newest else 0
-    kept = f"checkpoint at step {step} is written" if newest else "no step was done yet"
+    kept = f"checkpoint at step {step} is written" if newest else "there is no checkpoint yet"
     resume = f"tunesmith resume {run.path}"
     run.update(status="stopped", step=step, stopped_by=received.name, resume=resume)
     kind = RunInterrupted if received == signal.SIGINT else RunStopped

@@ -1,0 +1,58 @@
+# Tunesmith's two commands are `make demo` and `make test`; `make help` lists the others.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+# On Linux without a GPU, name PyTorch's CPU wheel index here to save gigabytes: make venv TORCH_INDEX=URL
+TORCH_INDEX ?=
+TORCH := torch==2.13.0
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-all check lint types docs bench audit clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+venv: $(STAMP)  ## set up .venv with pinned versions
+
+# torch comes first and alone, so that nothing else can draw in another build of it.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Tunesmith needs Python 3.11 or newer')"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	@touch $@
+
+demo: venv  ## teach a real small model something and see it before and after (about 5 minutes on two cores)
+	$(BIN)/tunesmith demo
+
+test: venv  ## the quick tests, offline
+	$(PYTEST) -m "not slow" -n 2 --dist loadfile
+
+test-all: venv  ## every test that needs no GPU, the real demo included
+	$(PYTEST)
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv
+	$(BIN)/mypy
+
+check: lint types test  ## lint, types, the shape of the code, tests
+
+docs: venv  ## write docs/cli.md anew
+	$(BIN)/python docs/make_cli.py
+
+bench: venv  ## every benchmark, on an idle machine (about 40 minutes)
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/cpu_speed.py
+
+audit: venv  ## known vulnerabilities in the pinned versions
+	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet pip-audit
+	$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
