@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+_USER_ENVIRONMENT = dict(os.environ)
 # Libraries read these once, at import: they are set while pytest loads this file, before any test module.
 _HOME = Path(tempfile.mkdtemp(prefix="tunesmith-tests-"))
 os.environ.update(
@@ -25,6 +26,11 @@ for _name in (*_INHERITED, "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BU
     os.environ.pop(_name, None)
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two workers on two cores: more threads than cores make a step several times slower.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
 
@@ -35,3 +41,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny import write_tiny_model
 
     return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny-chat")
+
+
+@pytest.fixture
+def user_environment() -> dict[str, str]:
+    """The environment as the user has it, caches included, for the test that needs the demo's weights."""
+    return dict(_USER_ENVIRONMENT)

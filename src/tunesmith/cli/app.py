@@ -85,7 +85,7 @@ def main() -> NoReturn:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The exit code of the command line `arguments`; wrong usage is a sentence, or a JSON document, as any error."""
+    """The exit code of the command line `arguments`; wrong usage is said as any other error."""
     try:
         return int(app(list(arguments) or ["--help"], prog_name="tunesmith", standalone_mode=False) or 0)
     except TyperException as error:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from tunesmith.config.run_config import RunConfig
 
@@ -47,7 +46,7 @@ def _flag(name: str) -> inspect.Parameter:
         bool | None if is_switch else str | None,
         typer.Option(
             names,
-            help=escape(f"{field.description}{shown}"),
+            help=f"{field.description}{shown}",
             rich_help_panel=extra["panel"],
             show_default=False,
             metavar=None if is_switch else "VALUE",

@@ -34,7 +34,8 @@ def demo(
 ) -> None:
     """Teach a real small model something it can't do, and see it before and after.
 
-    SmolLM2-135M-Instruct learns to turn household requests into strict JSON calls, on two CPU cores, in minutes.
+    SmolLM2-135M-Instruct learns to turn household requests into strict JSON calls, on two CPU cores, in
+    minutes.
     """
     with verb("demo", as_json, debug) as out, libraries_logged() as log, ProgressView(out) as view:
         model_id = weights.HUB_ID if hub else str(ready_weights(view))
@@ -114,7 +115,7 @@ def ask(view: ProgressView, model: Any, tokenizer: Any, rows: Sequence[Any], pha
 
 
 def comparison(rows: Sequence[Any], before: Sequence[str], after: Sequence[str]) -> Table:
-    """A few requests with the answers side by side; wrong ones after training are shown too, when there are any."""
+    """A few requests with the answers side by side; of the wrong ones after training some."""
     right = [index for index, (_, reference) in enumerate(rows) if after[index] == reference]
     wrong = [index for index in range(len(rows)) if index not in right]
     num_wrong = min(len(wrong), NUM_SHOWN // 3)

@@ -21,16 +21,18 @@ def setup_table(setup: SftSetup, run_path: Path) -> Table:
         "every weight" if config.tuning == "full" else f"LoRA, rank {config.lora_r}, on {_targets(config)}"
     )
     length = f"{config.max_steps} steps" if config.max_steps else f"{config.num_train_epochs:g} epochs"
+    sources = ", ".join(f"{name} ({kind})" for name, kind in report.formats.items())
     rows = {
         "model": f"{config.model} ({count(facts.num_params)} parameters)",
         "data": (
-            f"{report.num_rows:,} rows of {', '.join(f'{name} ({kind})' for name, kind in report.formats.items())}, "
-            f"mean {report.mean_length:g} tokens, {100 * report.num_loss_tokens / report.num_tokens:.0f} % carry loss"
+            f"{report.num_rows:,} rows of {sources}, mean {report.mean_length:g} tokens, "
+            f"{100 * report.num_loss_tokens / report.num_tokens:.0f} % carry loss"
         ),
         "evaluation": f"{report.num_eval_rows:,} rows held out" if report.num_eval_rows else "none",
         "tuning": f"{tuning}: {count(facts.num_trainable_params)} trained ({share:.2g} %)",
         "steps": f"{setup.num_steps:,} of {config.global_batch_size} rows ({length})",
-        "rate": f"{config.learning_rate:g}, {config.lr_scheduler_type}, warm-up {_warmup(config)}, seed {config.seed}",
+        "rate": f"{config.learning_rate:g}, {config.lr_scheduler_type}, warm-up {_warmup(config)}",
+        "seed": str(config.seed),
         "machine": setup.machine.device_name,
         "choices": "; ".join(choice.reasons),
         "run folder": str(run_path),

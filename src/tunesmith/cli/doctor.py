@@ -84,7 +84,7 @@ def _hub_login() -> str:
 
 
 def _lines(facts: dict[str, Any]) -> dict[str, str]:
-    device = facts["device"]
+    device, memory = facts["device"], facts["memory_gib"]
     named = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     return {
         "tunesmith": facts["tunesmith"],
@@ -92,11 +92,12 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         "system": facts["system"],
         "packages": named,
         "device": (
-            f"{device['device']}: {device['device_name']}, native bf16: {'yes' if device['native_bf16'] else 'no'}"
+            f"{device['device']}: {device['device_name']}, "
+            f"{'native bf16' if device['native_bf16'] else 'no native bf16'}"
             if device
             else "unknown until torch is installed"
         ),
-        "memory": f"{facts['memory_gib']['available']} of {facts['memory_gib']['total']} GiB free, {facts['cores']} cores",
+        "memory": f"{memory['available']} of {memory['total']} GiB free, {facts['cores']} cores",
         "disk": f"{facts['disk_gib']['free']} GiB free here",
         "Hub login": facts["hub_login"],
         "not tested": facts["untested"],

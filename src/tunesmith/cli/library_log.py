@@ -28,7 +28,8 @@ class LibraryLog(io.TextIOBase):
         if self._path is None:
             self._held.append(text)
         elif self._path.parent.is_dir():
-            with self._path.open("a", encoding="utf-8") as file:
+            # A log that can't be written (a full disk) is no reason to stop what it tells about.
+            with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
                 file.write(text)
         return len(text)
 

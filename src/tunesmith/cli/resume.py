@@ -32,7 +32,9 @@ def resume(
         run = RunFolder.open(run_path)
         if run.status() in ("done", "running"):
             raise RunFolderError(
-                f"{run.path} is {run.status()}: there is nothing to resume", where=str(run.path), fix=f"tunesmith show {run.path}"
+                f"{run.path} is {run.status()}: there is nothing to resume",
+                where=str(run.path),
+                fix=f"tunesmith show {run.path}",
             )
         config = read_config(run)
         newest = run.newest_checkpoint()

@@ -11,15 +11,16 @@ from tunesmith.cli.config_flags import with_config_flags
 from tunesmith.cli.describe import provenance_table, setup_table
 from tunesmith.cli.library_log import libraries_logged
 from tunesmith.cli.output import DebugFlag, JsonFlag, Output, verb
+from tunesmith.cli.plain_help import PlainHelpCommand
 from tunesmith.cli.progress import ProgressView
 from tunesmith.config.loading import LoadedConfig, load_config
 from tunesmith.errors import ConfigError
 from tunesmith.runs.folder import new_run_path, refuse_taken
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(cls=PlainHelpCommand)
 @with_config_flags
 def train(
     method: Annotated[str, typer.Argument(metavar="METHOD", help="How to train: sft.")],

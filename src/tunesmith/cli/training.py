@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.cli.library_log import LibraryLog
 from tunesmith.cli.output import Output, interrupted
-from tunesmith.errors import RunFolderError, RunStopped
+from tunesmith.errors import DiskSpaceError, RunFolderError, RunStopped
 from tunesmith.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def start_run(
 
 @contextmanager
 def recorded(run: RunFolder, *, keep: bool = False) -> Iterator[None]:
-    """Write into run.json how a training ended; a run that never began leaves nothing behind, unless `keep`."""
+    """Write into run.json how a training ended; one that never began leaves nothing, unless `keep`."""
     try:
         yield
     except RunStopped:
@@ -44,7 +44,8 @@ def recorded(run: RunFolder, *, keep: bool = False) -> Iterator[None]:
         if run.record["status"] == "done":
             # The model is saved: what failed came after the training.
             raise
-        if run.newest_checkpoint() is None and not run.read_metrics() and not keep:
+        began = run.read_metrics() and not isinstance(error, DiskSpaceError)
+        if run.newest_checkpoint() is None and not began and not keep:
             run.discard()
         else:
             with suppress(OSError):  # a full disk: the run then reads as killed, and can be resumed as well
@@ -64,8 +65,14 @@ def setting_up(fix: str) -> Iterator[None]:
 def finished(out: Output, run: RunFolder, result: TrainResult) -> None:
     """Say that a training is done, with the commands that exist next."""
     names = {"eval_loss": "evaluation loss", "train_loss": "mean training loss", "loss": "training loss"}
-    facts = [f"{result.step} steps" if result.step == result.num_steps else f"{result.step} of {result.num_steps} steps"]
-    facts += [f"{text} {result.metrics[name]:.4f}" for name, text in names.items() if name in result.metrics][:1]
+    facts = [
+        f"{result.step} steps"
+        if result.step == result.num_steps
+        else f"{result.step} of {result.num_steps} steps"
+    ]
+    facts += [f"{text} {result.metrics[name]:.4f}" for name, text in names.items() if name in result.metrics][
+        :1
+    ]
     if result.step < result.num_steps:
         facts.append("ended by early stopping")
     out.say(f"done: {', '.join(facts)}")

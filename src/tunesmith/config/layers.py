@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ruamel.yaml.comments import CommentedMap
 
 ENV_PREFIX = "TUNESMITH_"
 # Variables of Tunesmith that are no settings of a run.
@@ -33,7 +36,7 @@ def yaml_layer(path: Path) -> Layer:
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.error import MarkedYAMLError
 
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -43,28 +46,45 @@ def yaml_layer(path: Path) -> Layer:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} can't be read: {error}", where=str(path)) from None
+    except ValueError:
+        raise ConfigError(f"{str(path)!r} is no name of a file", where="command line") from None
     try:
         document = YAML(typ="rt").load(text)
+        if document is None:
+            return {}
+        if isinstance(document, CommentedMap):
+            return _layer_of(document, path)
     except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{path} is not valid YAML: {error.problem}", where=f"{path}:{line}") from None
-    except YAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problem = str(error.problem or error.context).splitlines()[0]
         raise ConfigError(
-            f"{path} is not valid YAML: {str(error).splitlines()[0]}", where=str(path)
+            f"{path} is not valid YAML: {problem}", where=f"{path}:{mark.line + 1 if mark else 1}"
         ) from None
-    if document is None:
-        return {}
-    if not isinstance(document, CommentedMap):
-        raise ConfigError(f"{path} should hold keys and values, like `model: ...`", where=str(path))
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply", where=str(path)) from None
+    except Exception as error:  # ruamel raises many kinds on odd values and tags (test_config.py)
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{path} is not valid YAML: {problem}", where=str(path)) from None
+    raise ConfigError(f"{path} should hold keys and values, like `model: ...`", where=str(path))
+
+
+def _layer_of(document: CommentedMap, path: Path) -> Layer:
     layer: Layer = {}
     for key, value in document.items():
-        line = document.lc.key(key)[0] + 1
-        if key == "trl" and isinstance(value, CommentedMap):
+        if key == "trl" and value is None:  # a table whose lines are all commented out
+            continue
+        if key == "trl" and isinstance(value, Mapping):
             for name, inner in value.items():
-                layer[f"trl.{name}"] = Setting(_plain(inner), f"{path}:{value.lc.key(name)[0] + 1}")
+                layer[f"trl.{name}"] = Setting(_plain(inner), f"{path}:{_line_of(value, name)}")
         else:
-            layer[str(key)] = Setting(_plain(value), f"{path}:{line}")
+            layer[str(key)] = Setting(_plain(value), f"{path}:{_line_of(document, key)}")
     return layer
+
+
+def _line_of(table: Any, key: Any) -> int:
+    """The line of a key; of the table where the key came in by a merge (`<<: *other`)."""
+    place = (table.lc.data or {}).get(key)
+    return int(place[0] if place else table.lc.line) + 1
 
 
 def env_layer(environ: Mapping[str, str] | None = None) -> Layer:
@@ -109,11 +129,10 @@ def set_layer(assignments: Sequence[str]) -> Layer:
 def parse_scalar(text: str) -> Any:
     """The value that `text` has in YAML: 1e-4 is a number, true a truth value, [a, b] a list."""
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
 
     try:
-        return YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+        return _plain(YAML(typ="safe", pure=True).load(text))
+    except Exception:  # ruamel raises many kinds on odd text (test_config.py): then it is just text
         return text
 
 
@@ -123,7 +142,9 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
-    for plain in (bool, int, float, str):
+    if value is None or isinstance(value, bool):
+        return value
+    for plain in (int, float, str):
         if isinstance(value, plain):
             return plain(value)
-    return value
+    return str(value)  # a date, which people write as a name, or a value with a tag

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from tunesmith.config.defaults import TUNING_DEFAULTS
 from tunesmith.config.layers import Layer, Setting, env_layer, flags_layer, set_layer, yaml_layer
-from tunesmith.config.run_config import METHODS, RunConfig
+from tunesmith.config.run_config import METHODS, DatasetSource, RunConfig
 from tunesmith.errors import ConfigError
 
 # Keys of TRL's config classes that Tunesmith decides itself, and the field that says it here.
@@ -29,6 +30,8 @@ OWNED_TRL_KEYS: dict[str, str] = {
     "save_strategy": "save_steps",
     "logging_strategy": "logging_steps",
     "dataset_text_field": "a column named text",
+    "truncation_mode": "max_length, which cuts the end of a row",
+    "eos_token": "chat_template",
 }
 # What people who come from other tools type.
 ALIASES: dict[str, str] = {
@@ -68,8 +71,8 @@ def load_config(
     """The configuration of a run: flags > TUNESMITH_* > RUN.yaml > defaults.
 
     Raises:
-        ConfigError: an unknown key, a value out of range, or two places that contradict each other. All faults
-            of a kind are collected before it is raised.
+        ConfigError: an unknown key, a value out of range, or two places that contradict each other. All
+            faults of a kind are collected before it is raised.
     """
     from_flags = flags_layer(flags or {})
     from_set = set_layer(assignments)
@@ -91,7 +94,10 @@ def resolve(settings: Layer) -> LoadedConfig:
     for key, setting in settings.items():
         table, dot, name = key.partition(".")
         if dot:
-            values.setdefault(table, {})[name] = setting.value
+            inner = values.setdefault(table, {})
+            if not isinstance(inner, dict):
+                raise _no_table(settings[table])
+            inner[name] = setting.value
         else:
             values[key] = setting.value
     try:
@@ -156,29 +162,65 @@ def _did_you_mean(name: str | None) -> str | None:
     return f"did you mean {name}?" if name else "tunesmith init sft lists every key"
 
 
+def _no_table(setting: Setting) -> ConfigError:
+    return ConfigError(
+        f"trl: {_shown(setting.value)} should be a table of arguments",
+        where=setting.origin,
+        fix="write  trl:  and below it lines like  weight_decay: 0.01",
+    )
+
+
 def _sentence(error: ValidationError, settings: Layer) -> ConfigError:
     """pydantic's findings as one error a person can read."""
     lines: list[str] = []
     origins: list[str] = []
-    for detail in error.errors():
-        place = [
-            str(part) for part in detail["loc"] if not str(part).startswith(("tuple[", "str", "constrained"))
-        ]
-        key = ".".join(place)
-        message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+    for detail in error.errors(include_url=False):
+        place = tuple(part for part in detail["loc"] if not _is_branch(part))
+        if _is_other_branch(detail["loc"], detail["input"]):
+            continue
+        lines.append(_line(place, detail["type"], detail["msg"], detail["input"]))
         if detail["type"] == "missing" and len(place) == 1:
-            lines.append(f"{key} is missing")
             origins.append("the command line or RUN.yaml")
-            continue
-        if not place:
-            lines.append(message)
-            continue
-        setting = settings.get(place[0]) or settings.get(f"{place[0]}.{place[-1]}")
-        value = detail.get("input")
-        lines.append(f"{key}: {value!r} {message}" if message.startswith("should") else f"{key}: {message}")
-        if setting:
-            origins.append(setting.origin)
-    where = "; ".join(dict.fromkeys(origins)) or None
+        elif place:
+            setting = settings.get(str(place[0])) or settings.get(f"{place[0]}.{place[-1]}")
+            origins += [setting.origin] if setting else []
+        else:  # about several fields: the message names them
+            said = set(re.findall(r"\w+", detail["msg"]))
+            origins += [setting.origin for key, setting in settings.items() if key in said]
     return ConfigError(
-        "; ".join(dict.fromkeys(lines)), where=where, fix="tunesmith init sft explains every key"
+        "; ".join(dict.fromkeys(lines)),
+        where="; ".join(dict.fromkeys(origins)) or None,
+        fix="tunesmith init sft explains every key",
     )
+
+
+def _line(place: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
+    key = ".".join(map(str, place))
+    message = message.removeprefix("Value error, ").replace("Input should be", "should be")
+    message = message.replace("valid tuple", "list").replace("valid dictionary", "table")
+    if not place:
+        return message
+    if kind == "missing":
+        return f"{key} is missing"
+    if kind == "extra_forbidden":
+        near = nearest(str(place[-1]), DatasetSource.model_fields)
+        return f"there is no key {key}" + (f"; did you mean {near}?" if near else "")
+    return f"{key}: {_shown(value)} {message}" if message.startswith("should") else f"{key}: {message}"
+
+
+def _is_branch(part: int | str) -> bool:
+    """True for the part of pydantic's place that names a branch of a union, such as `tuple[str, ...]`."""
+    return isinstance(part, str) and part.startswith(("tuple[", "str", "constrained", "function"))
+
+
+def _is_other_branch(place: tuple[int | str, ...], value: Any) -> bool:
+    """True for what the branch of a union says that the value was not meant for."""
+    branch = next((str(part) for part in place if _is_branch(part)), None)
+    if branch is None or len(place) > 2:
+        return False
+    return isinstance(value, list | tuple) != branch.startswith("tuple[")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

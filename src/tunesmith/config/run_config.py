@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Method = Literal["sft"]
 METHODS: tuple[str, ...] = ("sft",)
@@ -122,6 +122,14 @@ class RunConfig(_Frozen):
 
     trl: dict[str, Any] = _field("TRL", "Any other argument of TRL's trainer config", default={})
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and annotation in (int, float, int | None, float | None):
+            raise ValueError(f"{str(value).lower()} should be a number")
+        return value
+
     @field_validator("lora_target_modules", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
@@ -138,12 +146,27 @@ class RunConfig(_Frozen):
             raise ValueError("should be a share below 1 or a whole number of rows")
         return value
 
-    @field_validator("run_dir", "model", "eval_dataset")
+    @field_validator("run_dir", "model", "dataset", "eval_dataset", "chat_template")
     @classmethod
-    def _no_control_characters(cls, value: str | None) -> str | None:
-        if value is not None and any(ord(character) < 32 for character in value):
+    def _no_control_characters(cls, value: Any) -> Any:
+        if isinstance(value, str) and any(ord(character) < 32 for character in value):
             raise ValueError("should not contain control characters")
         return value
+
+    @model_validator(mode="after")
+    def _mixture_speaks_for_itself(self) -> RunConfig:
+        if not isinstance(self.dataset, str):
+            for key, entry_key in (("dataset_config", "config"), ("dataset_train_split", "split")):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(
+                        f"{key} has no meaning for a list of datasets; give each entry its {entry_key}"
+                    )
+            weighted = [source.weight is not None for source in self.dataset]
+            if any(weighted) and not all(weighted):
+                raise ValueError(
+                    "dataset: some entries have a weight and some have none; give each one, or none"
+                )
+        return self
 
     @model_validator(mode="after")
     def _evaluation_has_data(self) -> RunConfig:

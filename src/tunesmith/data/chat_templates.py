@@ -11,18 +11,20 @@ from tunesmith.errors import DataError
 CHATML = """\
 {%- for message in messages %}
 {{- '<|im_start|>' + message['role'] + '\\n' }}
-{%- if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}
+{%- if message['role'] == 'assistant' %}
+{%- generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}
 {%- else %}{{ message['content'] + '<|im_end|>' }}{% endif %}
 {{- '\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 
-# Zephyr's template (HuggingFaceH4/zephyr-7b-beta): plain-text markers and the model's own end-of-text token, so
-# it needs no new token and fits every tokenizer.
+# Zephyr's template (HuggingFaceH4/zephyr-7b-beta): plain-text markers and the model's own end-of-text token,
+# so it needs no new token and fits every tokenizer.
 ZEPHYR = """\
 {%- for message in messages %}
 {{- '<|' + message['role'] + '|>\\n' }}
-{%- if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}
+{%- if message['role'] == 'assistant' %}
+{%- generation %}{{ message['content'] + eos_token }}{% endgeneration %}
 {%- else %}{{ message['content'] + eos_token }}{% endif %}
 {{- '\\n' }}
 {%- endfor %}
@@ -38,7 +40,7 @@ def put_in_chat_template(tokenizer: Any, wanted: str | None) -> str | None:
     Returns a sentence that says what was put in and why, or None when the tokenizer's own template stays.
 
     Raises:
-        DataError: `wanted` is neither a known name nor a readable .jinja file, or needs tokens that are missing.
+        DataError: `wanted` is neither a known name nor a readable .jinja file, or needs missing tokens.
     """
     vocabulary = tokenizer.get_vocab()
     has_chatml = all(token in vocabulary for token in _CHATML_TOKENS)
@@ -52,18 +54,26 @@ def put_in_chat_template(tokenizer: Any, wanted: str | None) -> str | None:
     if wanted in NAMED:
         if wanted == "chatml" and not has_chatml:
             raise DataError(
-                "chat_template chatml needs the tokens <|im_start|> and <|im_end|>, which this tokenizer lacks",
+                "chat_template chatml needs the tokens <|im_start|> and <|im_end|>, and this one lacks them",
                 where="chat_template",
                 fix="use --chat-template zephyr, which needs no new tokens",
             )
         _use(tokenizer, wanted)
         return f"chat template {wanted} put in, as asked"
     path = Path(wanted)
-    if not path.is_file():
+    try:
+        tokenizer.chat_template = path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, ValueError) as error:
+        problem = "isn't UTF-8 text" if isinstance(error, UnicodeDecodeError) else "isn't a file either"
         raise DataError(
-            f"chat_template {wanted!r} is neither {' nor '.join(NAMED)} nor a file", where="chat_template"
-        )
-    tokenizer.chat_template = path.read_text(encoding="utf-8")
+            f"chat_template {wanted!r} is neither {' nor '.join(NAMED)}, and {problem}",
+            where="chat_template",
+            fix=f"use {' or '.join(NAMED)}, or check the path to the .jinja file",
+        ) from None
+    except OSError as error:
+        raise DataError(
+            f"chat_template {wanted!r} can't be read: {error.strerror}", where="chat_template"
+        ) from None
     return f"chat template of {path} put in, as asked"
 
 

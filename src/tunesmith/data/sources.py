@@ -30,8 +30,8 @@ def open_dataset(source: DatasetSource) -> Dataset:
     datasets.disable_progress_bars()
     if not _SPLIT.fullmatch(source.split):
         raise DataError(f"{source.split!r} is no split", where=source.path, fix="write train or train[:1000]")
-    path = Path(source.path).expanduser()
     try:
+        path = Path(source.path).expanduser()
         if path.is_file():
             dataset = _open_file(path, source)
         elif path.is_dir():
@@ -48,6 +48,8 @@ def open_dataset(source: DatasetSource) -> Dataset:
         raise
     except Exception as error:  # loaders raise dozens of kinds; each becomes a sentence (test_bad_input.py)
         raise _sentence(error, source) from error
+    if len(dataset) == 0:
+        raise _no_rows(source)
     return dataset.select(range(min(source.max_rows, len(dataset)))) if source.max_rows else dataset
 
 
@@ -57,13 +59,62 @@ def _open_file(path: Path, source: DatasetSource) -> Dataset:
     loader = LOADERS.get(path.suffix.lower())
     if loader is None:
         raise DataError(
-            f"{path.name} is none of the files that can be read: {', '.join(LOADERS)}", where=str(path)
+            f"{path.name} is none of the files that can be read: {', '.join(LOADERS)}",
+            where=str(path),
+            fix="save it as one of these, JSON lines for example",
         )
     if path.stat().st_size == 0:
         raise DataError(f"{path.name} is empty", where=str(path), fix="write at least one row into it")
-    options: dict[str, Any] = {"delimiter": "\t"} if path.suffix.lower() == ".tsv" else {}
+    options = _csv_options(path) if loader == "csv" else {}
     _refuse_other_split(source, ["train"])
     return datasets.load_dataset(loader, data_files={"train": str(path)}, split=source.split, **options)
+
+
+def _csv_options(path: Path) -> dict[str, Any]:
+    """Everything in a CSV file is text: an answer `42` is no number, and an answer `None` is not missing."""
+    import csv
+
+    from datasets import Features, Value
+
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = next(csv.reader(file, delimiter=delimiter), [])
+    doubled = next((name for name in header if header.count(name) > 1), None)
+    if doubled is not None:
+        raise DataError(
+            f"{path.name} has two columns named {doubled!r}", where=f"{path}:1", fix="rename one of them"
+        )
+    features = Features({name: Value("string") for name in header})
+    return {"delimiter": delimiter, "keep_default_na": False, "features": features}
+
+
+def refuse_bad_text(dataset: Dataset, source: DatasetSource) -> None:
+    """Make sure that all text is UTF-8; loaders let other bytes through, and reading them fails much later.
+
+    Raises:
+        DataError: a row holds other bytes.
+    """
+    from pyarrow import ArrowInvalid
+
+    for name in dataset.column_names:
+        try:
+            dataset.data.column(name).validate(full=True)
+        except ArrowInvalid as error:
+            row = next((row for row in range(len(dataset)) if not _is_readable(dataset, name, row)), None)
+            place = f"row {row}, {name}" if row is not None else name
+            raise DataError(
+                f"{place} of {source.path} is not UTF-8 text",
+                where=f"{source.path}, {place}",
+                fix="save the file as UTF-8",
+            ) from error
+
+
+def _is_readable(dataset: Dataset, name: str, row: int) -> bool:
+    try:
+        dataset.select_columns([name])[row]
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _open_folder(path: Path, source: DatasetSource) -> Dataset:
@@ -100,7 +151,11 @@ def _refuse_other_split(source: DatasetSource, known: list[str]) -> None:
     names = [part.split("[")[0] for part in source.split.split("+")]
     missing = [name for name in names if name not in known]
     if missing:
-        raise DataError(f"there is no split {missing[0]!r}; there is {', '.join(known)}", where=source.path)
+        raise DataError(
+            f"there is no split {missing[0]!r}; there is {', '.join(known)}",
+            where=source.path,
+            fix=f"use {known[0]}",
+        )
 
 
 def _looks_local(path: str) -> bool:
@@ -115,6 +170,8 @@ def _sentence(error: Exception, source: DatasetSource) -> DataError | DownloadEr
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     causes = [error, error.__cause__, error.__context__]
+    if "corresponds to no data" in str(error):
+        return _no_rows(source)
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if any(isinstance(cause, GatedRepoError) for cause in causes) or "gated" in text:
         return DownloadError(
@@ -135,12 +192,38 @@ def _sentence(error: Exception, source: DatasetSource) -> DataError | DownloadEr
             fix="check the name; a private dataset needs hf auth login",
         )
     if "Unknown split" in text or ("split" in text.lower() and "not" in text.lower()):
-        return DataError(f"there is no split {source.split!r}: {text}", where=source.path)
+        return DataError(
+            f"there is no split {source.split!r}: {text}",
+            where=source.path,
+            fix="set dataset_train_split (or dataset_test_split) to one that is there",
+        )
     if "BuilderConfig" in text or "Config name is missing" in text:
         return DataError(text, where=source.path, fix="set dataset_config")
+    if "any data files" in text or "No task.toml" in text:  # what `datasets` says of a folder without data
+        return DataError(
+            f"the folder {source.path} holds no file that can be read",
+            where=source.path,
+            fix=f"put files into it that end in {', '.join(LOADERS)}",
+        )
+    if "nstruction" in text or "slice" in text.lower():
+        return DataError(
+            f"{source.split!r} is no split: {text}", where=source.path, fix="write train or train[:1000]"
+        )
     root = error.__cause__ or error
     detail = str(root).splitlines()[0] if str(root) else type(root).__name__
-    return DataError(f"{source.path} can't be read: {detail}", where=source.path)
+    return DataError(
+        f"{source.path[:200]} can't be read: {detail[:300]}",
+        where=source.path[:200],
+        fix="mend the file: one object or line a row, UTF-8",
+    )
+
+
+def _no_rows(source: DatasetSource) -> DataError:
+    return DataError(
+        f"{source.path} has no rows in {source.split}",
+        where=f"{source.path}, split {source.split}",
+        fix="give it at least one row, or widen the slice",
+    )
 
 
 def _is_offline(causes: list[BaseException | None], text: str) -> bool:

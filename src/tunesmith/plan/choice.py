@@ -39,7 +39,7 @@ def choose(config: RunConfig, machine: MachineFacts, model: ModelFacts, row_leng
     `row_length` is the longest row in tokens. The global batch is the user's and is never changed.
 
     Raises:
-        ConfigError: the asked precision isn't native here, or pinned batch sizes contradict global_batch_size.
+        ConfigError: fp16 was asked for on a CPU, or the batch can't be shared as pinned or over the devices.
     """
     precision, why = choose_precision(config, machine)
     reasons = [why]
@@ -100,21 +100,36 @@ def pinned_batch(config: RunConfig, num_devices: int) -> int | None:
     Raises:
         ConfigError: the pinned sizes don't multiply to global_batch_size.
     """
-    micro = config.trl.get("per_device_train_batch_size")
-    accumulation = config.trl.get("gradient_accumulation_steps")
+    micro = _pinned(config, "per_device_train_batch_size")
+    accumulation = _pinned(config, "gradient_accumulation_steps")
     if micro is None and accumulation is None:
         return None
     total = config.global_batch_size
-    micro = micro or total // ((accumulation or 1) * num_devices)
-    accumulation = accumulation or total // max(1, micro * num_devices)
-    if micro * accumulation * num_devices != total:
+    given = {"per_device_train_batch_size": micro, "gradient_accumulation_steps": accumulation}
+    if total % ((micro or 1) * (accumulation or 1) * num_devices) or (
+        micro and accumulation and micro * accumulation * num_devices != total
+    ):
+        said = " x ".join(f"{name} {size}" for name, size in given.items() if size is not None)
         raise ConfigError(
-            f"per_device_train_batch_size {micro} x gradient_accumulation_steps {accumulation} x {num_devices} "
-            f"device{'s' if num_devices > 1 else ''} is not global_batch_size {total}",
+            f"{said} x {num_devices} device{'s' if num_devices > 1 else ''} does not make up "
+            f"global_batch_size {total}",
             where="trl",
             fix="leave both out, or make them multiply to global_batch_size",
         )
-    return int(micro)
+    return micro or total // ((accumulation or 1) * num_devices)
+
+
+def _pinned(config: RunConfig, key: str) -> int | None:
+    size = config.trl.get(key)
+    if size is None:
+        return None
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ConfigError(
+            f"{key}: {size!r} should be a whole number above 0",
+            where=f"trl.{key}",
+            fix="leave it out: it is chosen to fit the memory",
+        )
+    return size
 
 
 def micro_batches(global_batch_size: int, num_devices: int) -> list[int]:
@@ -136,19 +151,18 @@ def micro_batches(global_batch_size: int, num_devices: int) -> list[int]:
 def memory_gib(model: ModelFacts, precision: str, tuning: str, num_tokens: int, checkpointing: bool) -> float:
     """Memory of a training step in GiB: weights, optimizer, activations of `num_tokens` and the loss.
 
-    Activations per token and layer after Korthikanti et al. (arXiv 2205.05198), eq. 2 without the attention
-    scores, which memory-efficient kernels don't keep: 34 bytes per hidden unit in 16 bit. The feed-forward part of
-    it (19 of 34) is scaled from that paper's 4 x hidden to the model's own width.
+    Activations per token and layer: what torch 2.13 keeps of a Llama or Qwen2 layer of transformers 5.23 with
+    as many key as query heads, counted at every saved tensor (2026-11-22, test_choice.py): four feed-forward
+    widths and ten hidden ones in fp32, twelve in 16 bit, where norms work in fp32. Attention scores are not kept.
     """
     value_bytes = 4 if precision == "fp32" else 2
     base_bytes = value_bytes if tuning == "lora" else 4
     weights = model.num_params * base_bytes + model.num_trainable_params * (
         TRAINED_BYTES - 4 * (tuning == "full")
     )
-    per_layer = (
-        (15 + 19 * model.intermediate_size / (4 * model.hidden_size)) * model.hidden_size * value_bytes / 2
-    )
-    kept = model.num_layers * (2 * model.hidden_size * value_bytes / 2 if checkpointing else per_layer)
+    hidden_widths = 10 if precision == "fp32" else 12
+    per_layer = (4 * model.intermediate_size + hidden_widths * model.hidden_size) * value_bytes
+    kept = model.num_layers * (model.hidden_size * value_bytes if checkpointing else per_layer)
     working = per_layer if checkpointing else 0.0
     # TRL computes the loss in chunks of tokens; two fp32 chunks of logits are alive at once.
     logits = 2 * min(num_tokens, 1024) * model.vocab_size * 4

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
 
 def write_text_whole(path: Path, text: str) -> None:
     """Replace `path` by `text`, so that a reader or a crash sees the old content or the new, never a part."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Not tempfile: its files are for their owner only, and others may want to read a run.
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with temporary.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
 def write_json_whole(path: Path, document: dict[str, Any]) -> None:
     """Replace `path` by `document` as indented JSON."""
-    write_text_whole(path, json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+    text = json.dumps(document, indent=2, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a file name of other bytes holds lone surrogates; JSON can escape them
+        text = json.dumps(document, indent=2, default=str)
+    write_text_whole(path, text + "\n")
 
 
 def sync_folder(folder: Path) -> None:

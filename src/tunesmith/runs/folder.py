@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -60,15 +61,21 @@ class RunFolder:
             "tunesmith": __version__,
             "versions": package_versions(),
             "git": _git_state(),
-            "process": {"pid": os.getpid(), "host": socket.gethostname()},
+            "process": _this_process(),
             **record,
         }
+        made = [each for each in (path, *path.parents) if not each.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_json_whole(path / "run.json", whole)
         except OSError as error:
+            for each in made:
+                with suppress(OSError):  # not made, or not empty
+                    each.rmdir()
             raise RunFolderError(
-                f"the run folder {path} can't be written: {error.strerror}", where=str(path)
+                f"the run folder {path} can't be written: {error.strerror or error}",
+                where=str(path),
+                fix="choose another --run-dir",
             ) from None
         return cls(path, whole)
 
@@ -80,18 +87,24 @@ class RunFolder:
             RunFolderError: there is no run, or its run.json can't be read.
         """
         candidates = [path, RUNS_ROOT / path]
-        folder = next((each for each in candidates if (each / "run.json").is_file()), None)
+        folder = next((each for each in candidates if _is_file(each / "run.json")), None)
         if folder is None:
             raise RunFolderError(
                 f"there is no run at {path}", where=str(path), fix="tunesmith runs lists them"
             )
         try:
             record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{folder / 'run.json'} can't be read: {error}", where=str(folder)) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunFolderError(
+                f"{folder / 'run.json'} can't be read: {error}",
+                where=str(folder),
+                fix="put run.json back from a copy, or remove the folder",
+            ) from None
         if not isinstance(record, dict) or record.get("schema") != RUN_SCHEMA:
             raise RunFolderError(
-                f"{folder / 'run.json'} was not written by this Tunesmith", where=str(folder)
+                f"{folder / 'run.json'} was not written by this Tunesmith",
+                where=str(folder),
+                fix="read it with the version that wrote it",
             )
         return cls(folder, record)
 
@@ -102,23 +115,30 @@ class RunFolder:
 
     def mark_running(self) -> None:
         """This process works on the run now."""
-        process = {"pid": os.getpid(), "host": socket.gethostname()}
         self.update(
-            status="running", process=process, versions=package_versions(), stopped_by=None, error=None
+            status="running",
+            process=_this_process(),
+            versions=package_versions(),
+            stopped_by=None,
+            error=None,
         )
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with (self.path / "metrics.jsonl").open("ab+") as file:
+            # A kill may have torn the last line: begin a new one, or this row is lost with it.
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            torn = file.read(1) not in (b"", b"\n")
+            file.write((b"\n" if torn else b"") + json.dumps(row).encode() + b"\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl, a torn last line left out."""
+        """The rows of metrics.jsonl, torn lines left out."""
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return []
         rows = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_bytes().splitlines():
             try:
                 rows.append(json.loads(line))
             except ValueError:
@@ -145,8 +165,7 @@ class RunFolder:
         found = []
         for each in self.checkpoints_path.glob("checkpoint-*"):
             match = _CHECKPOINT.fullmatch(each.name)
-            # transformers writes trainer_state.json last: a folder without it is a torn save.
-            if match and (each / "trainer_state.json").is_file():
+            if match and _is_complete(each, int(match.group(1))):
                 found.append((int(match.group(1)), each))
         if not found:
             return None
@@ -156,17 +175,13 @@ class RunFolder:
     def status(self) -> str:
         """running, done, stopped, failed, or killed: running on this machine, but the process is gone."""
         status = str(self.record.get("status"))
-        process = self.record.get("process") or {}
-        if (
-            status == "running"
-            and process.get("host") == socket.gethostname()
-            and not psutil.pid_exists(process["pid"])
-        ):
+        process = self.record.get("process")
+        if status == "running" and isinstance(process, dict) and not _may_live(process):
             return "killed"
         return status
 
     def discard(self) -> None:
-        """Remove the folder of a run that never began."""
+        """Remove the folder, and `runs/` with it when it was the last one there."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self.path.parent == RUNS_ROOT and RUNS_ROOT.is_dir() and not any(RUNS_ROOT.iterdir()):
             RUNS_ROOT.rmdir()
@@ -178,7 +193,13 @@ def refuse_taken(path: Path) -> None:
     Raises:
         RunFolderError: the path is a file, or a folder that holds a run or anything else.
     """
-    if path.exists() and not path.is_dir():
+    try:
+        exists = path.exists()
+    except OSError as error:  # a name too long, a folder that may not be read
+        raise RunFolderError(
+            f"{path} can't be a run folder: {error.strerror}", where=str(path), fix="choose another --run-dir"
+        ) from None
+    if exists and not path.is_dir():
         raise RunFolderError(
             f"{path} is a file, not a folder", where=str(path), fix="choose another --run-dir"
         )
@@ -200,7 +221,8 @@ def refuse_taken(path: Path) -> None:
 
 def new_run_path(method: str, model: str) -> Path:
     """A free path under runs/ named after method, model and date."""
-    short = re.sub(r"[^a-z0-9.]+", "-", Path(model.rstrip("/\\")).name.lower()).strip("-.") or "model"
+    name = re.split(r"[/\\]", model.rstrip("/\\"))[-1].lower()
+    short = re.sub(r"[^a-z0-9.]+", "-", name)[:60].strip("-.") or "model"
     base = f"{method}-{short}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     path, number = RUNS_ROOT / base, 2
     while path.exists():
@@ -216,7 +238,7 @@ def list_runs(root: Path = RUNS_ROOT) -> Iterator[RunFolder]:
             runs.append(RunFolder.open(path.parent))
         except RunFolderError:
             continue
-    yield from sorted(runs, key=lambda run: str(run.record.get("created_at")), reverse=True)
+    yield from sorted(runs, key=_age, reverse=True)
 
 
 def package_versions() -> dict[str, str | None]:
@@ -228,6 +250,50 @@ def package_versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             versions[name] = None
     return versions
+
+
+def _age(run: RunFolder) -> tuple[str, str]:
+    return str(run.record.get("created_at")), run.path.name
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long
+        return False
+
+
+def _is_complete(checkpoint: Path, step: int) -> bool:
+    """True when the save came to its end: transformers writes trainer_state.json last."""
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(state, dict) and state.get("global_step") == step
+
+
+def _this_process() -> dict[str, Any]:
+    pid = os.getpid()
+    started_at = psutil.Process(pid).create_time()
+    return {"pid": pid, "started_at": started_at, "host": socket.gethostname()}
+
+
+def _may_live(process: dict[str, Any]) -> bool:
+    """False when the process is known to be gone; another machine's can't be known."""
+    if process.get("host") != socket.gethostname() or not isinstance(process.get("pid"), int):
+        return True
+    try:
+        living = psutil.Process(process["pid"])
+        if living.status() == psutil.STATUS_ZOMBIE:
+            return False
+        age = float(living.create_time())
+    except psutil.AccessDenied:
+        return True
+    except (psutil.Error, ValueError, OverflowError):
+        return False
+    started_at = process.get("started_at")
+    # The system gives numbers of dead processes to new ones. A minute is more than clocks are set right by.
+    return not isinstance(started_at, float) or abs(age - started_at) < 60
 
 
 def _now() -> str:

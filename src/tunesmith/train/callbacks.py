@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -100,9 +100,9 @@ class StopCallback(TrainerCallback):
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
         again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
-        # The stream may be in the middle of a line of its own; the stop matters more than its announcement.
-        with suppress(RuntimeError):
-            self._listener(Notice(f"{self.received.name}: stopping after this step{again}"))
+        notice = Notice(f"{self.received.name}: stopping after this step{again}")
+        # Said from another thread: this one may hold the terminal's lock just now.
+        threading.Thread(target=self._listener, args=(notice,), daemon=True).start()
 
 
 def _finite(value: Any) -> Any:

@@ -1,8 +1,9 @@
 """The vocabulary projection only where a label is: on a CPU, TRL computes it for every token.
 
-TRL 1.16's fused LM head leaves out positions without a label on CUDA and XPU alone, so that compilers elsewhere see
-constant shapes. On a plain CPU nothing is compiled, and with short answers the head is a quarter of the step. Losses
-and gradients are the same (tests/test_loss_head.py); the gain stands in benchmarks/RESULTS.md.
+TRL 1.16's fused LM head leaves out positions without a label on CUDA and XPU alone, so that compilers
+elsewhere see constant shapes. On a plain CPU nothing is compiled, and with short answers the head is a
+quarter of the step. Losses and gradients are the same (tests/test_loss_head.py); the gain stands in
+benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations

@@ -117,7 +117,9 @@ def _count_lora(config: RunConfig, model: Any) -> int:
         wrapped = get_peft_model(model, lora_config(config))
     except ValueError as error:
         raise ConfigError(
-            f"peft refuses this LoRA: {str(error).splitlines()[0]}", where="lora_target_modules"
+            f"peft refuses this LoRA: {str(error).splitlines()[0]}",
+            where="lora_target_modules",
+            fix=f"this model has {', '.join(names)}; or use all-linear",
         ) from error
     return sum(weight.numel() for weight in wrapped.parameters() if weight.requires_grad)
 

@@ -13,20 +13,22 @@ from tunesmith.config.run_config import RunConfig
 from tunesmith.data.chat_templates import put_in_chat_template
 from tunesmith.data.prepare import PreparedData, prepare_data
 from tunesmith.data.tokenizer import load_tokenizer
-from tunesmith.errors import DiskSpaceError, RunInterrupted, RunStopped, TunesmithError
+from tunesmith.errors import RunInterrupted, RunStopped
 from tunesmith.plan.choice import Choice, choose
 from tunesmith.plan.facts import MachineFacts, ModelFacts
 from tunesmith.runs.folder import RunFolder
+from tunesmith.train.disk import full_disk_said, refuse_full_disk
 from tunesmith.train.events import Listener, Notice, Phase
 from tunesmith.train.loss_head import labelled_positions_only
 from tunesmith.train.machine import probe_machine
 from tunesmith.train.model import load_model, load_model_config, lora_config, measure_model
+from tunesmith.train.tracking import losses_said, tracker_callbacks, wanted_trackers
 from tunesmith.train.trl_settings import (
     build_trl_config,
     check_trl_keys,
+    refused_by_trl,
     sft_arguments,
     steps_of_run,
-    wanted_trackers,
 )
 
 
@@ -78,6 +80,7 @@ def set_up(config: RunConfig, listener: Listener) -> SftSetup:
     from trl import SFTConfig
 
     check_trl_keys(config, SFTConfig)
+    wanted_trackers(config)
     machine = probe_machine(config.device)
     model_config = load_model_config(config)
     facts = measure_model(config, model_config)
@@ -121,13 +124,16 @@ def train(
     """
     from tunesmith.train.callbacks import StopCallback
 
+    def notify(message: str) -> None:
+        listener(Notice(message))
+
     stop = StopCallback(listener)
-    with stop.listening():
+    with stop.listening(), full_disk_said(run):
         try:
             trainer = _build_trainer(setup, run, listener, model or load_base(setup, listener), stop)
             if stop.received is None:
                 listener(Phase("training"))
-                with labelled_positions_only(setup.choice.device):
+                with labelled_positions_only(setup.choice.device), losses_said(notify):
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except KeyboardInterrupt:
             stop.received = signal.SIGINT
@@ -151,26 +157,25 @@ def _build_trainer(setup: SftSetup, run: RunFolder, listener: Listener, model: A
     from trl import SFTConfig, SFTTrainer
 
     from tunesmith.train.callbacks import ProgressCallback
-    from tunesmith.train.tracking import trackio_callback
 
     config = setup.config
     callbacks: list[Any] = [ProgressCallback(run, listener), stop]
     if config.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
-    if "trackio" in wanted_trackers(config):
-        try:
-            callbacks.append(trackio_callback(lambda message: listener(Notice(message))))
-        except TunesmithError as error:
-            listener(Notice(f"not tracked: {error.message} ({error.fix})"))
-    return SFTTrainer(
-        model=model,
-        args=build_trl_config(SFTConfig, sft_arguments(config, setup.choice, run)),
-        train_dataset=setup.data.train,
-        eval_dataset=setup.data.eval,
-        processing_class=setup.tokenizer,
-        peft_config=lora_config(config),
-        callbacks=callbacks,
-    )
+    callbacks += tracker_callbacks(wanted_trackers(config), lambda message: listener(Notice(message)))
+    arguments = sft_arguments(config, setup.choice, run)
+    try:
+        return SFTTrainer(
+            model=model,
+            args=build_trl_config(SFTConfig, arguments),
+            train_dataset=setup.data.train,
+            eval_dataset=setup.data.eval,
+            processing_class=setup.tokenizer,
+            peft_config=lora_config(config),
+            callbacks=callbacks,
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise refused_by_trl(error, arguments) from error
 
 
 def save_model(model: Any, tokenizer: Any, path: Path) -> None:
@@ -183,34 +188,13 @@ def save_model(model: Any, tokenizer: Any, path: Path) -> None:
     temporary.replace(path)
 
 
-def refuse_full_disk(config: RunConfig, facts: ModelFacts) -> None:
-    """Make sure that the checkpoints and the model will fit.
-
-    Raises:
-        DiskSpaceError: they won't.
-    """
-    # A checkpoint: fp32 weights and two AdamW moments of what is trained. While one is written, one more than
-    # are kept stands on the disk.
-    need = facts.num_trainable_params * 12 * (config.save_total_limit + 1) + facts.num_trainable_params * 4
-    folder = Path(config.run_dir or "runs").absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise DiskSpaceError(
-            f"the run needs about {need / 2**30:.1f} GiB on disk and {free / 2**30:.1f} GiB are free",
-            where=str(folder),
-            fix="free some, lower save_total_limit, or choose another --run-dir",
-        )
-
-
 def _stopped(run: RunFolder, received: signal.Signals, newest: tuple[Path, int] | None) -> RunStopped:
     step = newest[1] if newest else 0
     kept = f"checkpoint at step {step} is written" if newest else "there is no checkpoint yet"
     resume = f"tunesmith resume {run.path}"
     run.update(status="stopped", step=step, stopped_by=received.name, resume=resume)
     kind = RunInterrupted if received == signal.SIGINT else RunStopped
-    return kind(f"stopped by {received.name}; {kept}", where=str(run.path), fix=resume)
+    return kind(f"{received.name} received; {kept}", where=str(run.path), fix=resume)
 
 
 def _last_metrics(history: list[dict[str, float]]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 from tunesmith.config.loading import nearest
@@ -75,7 +76,7 @@ def sft_arguments(config: RunConfig, choice: Choice, run: RunFolder | None) -> d
     passed_through = {
         key: value for key, value in config.trl.items() if key not in ("model_init_kwargs", "report_to")
     }
-    return arguments | passed_through | _LOCAL_ONLY | {"report_to": other_trackers(config)}
+    return arguments | passed_through | _LOCAL_ONLY
 
 
 def build_trl_config(config_class: type, arguments: dict[str, Any]) -> Any:
@@ -87,28 +88,27 @@ def build_trl_config(config_class: type, arguments: dict[str, Any]) -> Any:
     try:
         return config_class(**arguments)
     except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"TRL refuses the settings: {str(error).splitlines()[0]}", where="trl") from error
+        raise refused_by_trl(error, arguments) from error
+
+
+def refused_by_trl(error: Exception, arguments: dict[str, Any]) -> ConfigError:
+    """A sentence for what TRL raised about its settings, with the setting when the message names one."""
+    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    named = [key for key in arguments if re.search(rf"\b{key}\b", text)]
+    value, is_choice, _ = text.partition(" is not a valid ")
+    if is_choice:
+        named = [key for key, given in arguments.items() if given == value]
+    keys = [key if key in RunConfig.model_fields else f"trl.{key}" for key in named]
+    return ConfigError(
+        f"TRL refuses the settings: {text}",
+        where=", ".join(keys) or "trl",
+        fix=f"change {keys[0]}" if keys else "add --dry-run to see every setting and where it comes from",
+    )
 
 
 def project_name(config: RunConfig) -> str:
     """The Trackio project: as configured, else the model's name."""
     return config.project or config.model.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
-
-
-def wanted_trackers(config: RunConfig) -> list[str]:
-    """The trackers of this run; Trackio unless `trl.report_to` says otherwise."""
-    named = config.trl.get("report_to", "trackio")
-    names = [named] if isinstance(named, str) else list(named or [])
-    if "all" in names:
-        from transformers.integrations import get_available_reporting_integrations
-
-        names = get_available_reporting_integrations()
-    return [name for name in names if name != "none"]
-
-
-def other_trackers(config: RunConfig) -> list[str] | str:
-    """The trackers that TRL itself drives."""
-    return [name for name in wanted_trackers(config) if name != "trackio"] or "none"
 
 
 def steps_of_run(config: RunConfig, report: DataReport) -> int:

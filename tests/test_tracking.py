@@ -1,0 +1,187 @@
+"""One training is one run in the real Trackio store, whatever is set; and a tracker never costs the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import Ran, record_of, tunesmith
+from tiny import chat_rows, write_jsonl
+
+
+@pytest.fixture(autouse=True)
+def _in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_jsonl(tmp_path / "chats.jsonl", chat_rows(8))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty Trackio store of this test's own."""
+    from trackio import sqlite_storage, utils
+
+    folder = tmp_path / "trackio-store"
+    for module in (utils, sqlite_storage):
+        monkeypatch.setattr(module, "TRACKIO_DIR", folder)
+    return folder
+
+
+def runs_in(store: Path) -> list[tuple[str, str]]:
+    """(project, run) of every run in the store."""
+    from trackio.sqlite_storage import SQLiteStorage
+
+    return [
+        (path.stem, run) for path in sorted(store.glob("*.db")) for run in SQLiteStorage.get_runs(path.stem)
+    ]
+
+
+def train(model: Path, *options: str, run: str = "runs/one", steps: int = 2) -> Ran:
+    return tunesmith(
+        "train", "sft", "--model", model, "--dataset", "chats.jsonl", "--max-steps", str(steps),
+        "--global-batch-size", "4", "--logging-steps", "1", "--run-dir", run, *options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "expected"),
+    [
+        ([], {}, ("tiny-chat", "one")),
+        (["--set", "trl.report_to=trackio"], {}, ("tiny-chat", "one")),
+        (["--set", "trl.report_to=[trackio, trackio]"], {}, ("tiny-chat", "one")),
+        (["--set", "trl.report_to=all"], {}, ("tiny-chat", "one")),
+        (["--set", "trl.report_to=[trackio, wandb]"], {}, ("tiny-chat", "one")),
+        (["--project", "mine", "--run-name", "first"], {}, ("mine", "first")),
+        (["--project", "mine"], {"TRACKIO_PROJECT": "theirs", "WANDB_PROJECT": "theirs"}, ("mine", "one")),
+        ([], {"TRACKIO_PROJECT": "theirs", "TRACKIO_RUN_NAME": "other"}, ("tiny-chat", "one")),
+        ([], {"TUNESMITH_PROJECT": "mine", "TUNESMITH_RUN_NAME": "first"}, ("mine", "first")),
+    ],
+)
+def test_one_training_is_exactly_one_run(tiny_model, store, monkeypatch, options, environment, expected):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    ran = train(tiny_model, *options)
+    assert ran.code == 0, ran.err
+    assert runs_in(store) == [expected]
+    from trackio.sqlite_storage import SQLiteStorage
+
+    steps = [row["train/global_step"] for row in SQLiteStorage.get_logs(*expected) if "train/loss" in row]
+    assert steps == [1, 2]
+
+
+@pytest.mark.parametrize("report_to", ["none", "null", "[]", "[none]"])
+def test_none_is_no_run(tiny_model, store, report_to):
+    ran = train(tiny_model, "--set", f"trl.report_to={report_to}")
+    assert ran.code == 0, ran.err
+    assert runs_in(store) == []
+
+
+def test_a_known_tracker_that_is_not_installed_is_said_and_the_run_goes_on(tiny_model, store):
+    ran = train(tiny_model, "--set", "trl.report_to=wandb")
+    assert ran.code == 0, ran.err
+    assert ran.err.count("not tracked by wandb") == 1
+    assert runs_in(store) == []
+
+
+@pytest.fixture
+def init_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The arguments of every trackio.init; a Space that is named is recorded and not made."""
+    import trackio
+
+    calls: list[dict[str, Any]] = []
+    real = trackio.init
+
+    def init(**arguments: Any) -> Any:
+        calls.append(arguments)
+        return real(**{**arguments, "space_id": None})
+
+    monkeypatch.setattr(trackio, "init", init)
+    return calls
+
+
+@pytest.fixture
+def hub_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the Hub calls that would make something."""
+    from huggingface_hub import HfApi
+
+    calls: list[str] = []
+    for name in ("create_repo", "create_bucket", "add_space_secret", "upload_folder", "create_commit"):
+        if hasattr(HfApi, name):
+            monkeypatch.setattr(HfApi, name, lambda *a, _name=name, **k: calls.append(_name))
+    return calls
+
+
+def test_no_space_is_made_unless_one_is_named(tiny_model, store, init_calls, hub_calls):
+    assert train(tiny_model).code == 0
+    assert [call["space_id"] for call in init_calls] == [None]
+    assert hub_calls == []
+
+
+def test_a_named_space_is_private_and_no_second_one_is_made_from_it(tiny_model, store, init_calls, hub_calls):
+    import torch
+
+    ran = train(tiny_model, "--trackio-space-id", "me/board")
+    assert ran.code == 0, ran.err
+    assert [(call["space_id"], call["private"]) for call in init_calls] == [("me/board", True)]
+    arguments = torch.load("runs/one/checkpoints/checkpoint-2/training_args.bin", weights_only=False)
+    assert arguments.hub_private_repo is True
+    assert arguments.trackio_static_space_id is False
+    assert hub_calls == []
+
+
+@pytest.mark.parametrize("broken", ["init", "log", "finish"])
+def test_a_tracker_that_raises_is_one_notice_and_the_run_is_done(tiny_model, store, monkeypatch, broken):
+    import trackio
+
+    def raises(*args: Any, **kwargs: Any) -> None:
+        raise OSError("the tracker is broken\nwith a second line")
+
+    monkeypatch.setattr(trackio, broken, raises)
+    ran = train(tiny_model)
+    assert ran.code == 0, ran.err
+    assert ran.err.count("trackio failed and is off for the rest of this run: the tracker is broken") == 1
+    assert "Traceback" not in ran.err
+    assert record_of(Path("runs/one"))["status"] == "done"
+
+
+def test_a_store_that_can_not_be_written_is_one_notice_and_the_run_is_done(tiny_model, tmp_path, monkeypatch):
+    from trackio import sqlite_storage, utils
+
+    blocked = tmp_path / "a-file"
+    blocked.write_text("not a folder")
+    for module in (utils, sqlite_storage):
+        monkeypatch.setattr(module, "TRACKIO_DIR", blocked)
+    ran = train(tiny_model)
+    assert ran.code == 0, ran.err
+    assert ran.err.count("trackio failed") == 1
+    assert record_of(Path("runs/one"))["status"] == "done"
+
+
+def test_resume_goes_on_in_the_same_run(tiny_model, store, monkeypatch):
+    import signal
+
+    from transformers import TrainerCallback
+
+    from tunesmith.train import callbacks
+
+    real = callbacks.ProgressCallback.on_step_end
+
+    def interrupts(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            signal.raise_signal(signal.SIGINT)
+        return real(self, args, state, control, **kwargs)
+
+    assert issubclass(callbacks.ProgressCallback, TrainerCallback)
+    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", interrupts)
+    assert train(tiny_model, steps=4).code == 130
+    monkeypatch.undo()
+    for module in ("trackio.utils", "trackio.sqlite_storage"):
+        monkeypatch.setattr(f"{module}.TRACKIO_DIR", store)
+    monkeypatch.chdir(store.parent)
+    resumed = tunesmith("resume", "runs/one")
+    assert resumed.code == 0, resumed.err
+    assert runs_in(store) == [("tiny-chat", "one")]
+    from trackio.sqlite_storage import SQLiteStorage
+
+    logs = SQLiteStorage.get_logs("tiny-chat", "one")
+    assert [row["train/global_step"] for row in logs if "train/loss" in row] == [1, 2, 3, 4]
