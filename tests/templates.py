@@ -5,7 +5,8 @@ from functools import cache
 from tokenizers import AddedToken
 
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 ZEPHYR = (
@@ -25,7 +26,8 @@ GEMMA = (
 )
 # The end of turn is no special token here, and no generation prompt is known.
 MISTRAL = (
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
     "{% elif m['role'] == 'assistant' %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
 # Closes the whole conversation with the end-of-text token, unless it prompts.
@@ -39,7 +41,8 @@ QWEN2 = (
 # Its generation prompt opens a <think> that the turns themselves don't have.
 DEEPSEEK_R1 = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|User|>' + m['content'] }}"
-    "{% elif m['role'] == 'assistant' %}{{ '<|Assistant|>' + m['content'].split('</think>')[-1] + eos_token }}"
+    "{% elif m['role'] == 'assistant' %}"
+    "{{ '<|Assistant|>' + m['content'].split('</think>')[-1] + eos_token }}"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|Assistant|><think>\n' }}{% endif %}"
 )
 GLM4 = (

@@ -211,22 +211,22 @@ def bytes_kept(model_class, config, num_tokens: int, dtype) -> int:
 
 @pytest.mark.parametrize("family", ["Llama", "Qwen2"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(
-    ("layers", "width", "inner", "kv_heads"), [(2, 64, 256, 8), (6, 128, 256, 2), (3, 256, 768, 4)]
-)
-def test_the_estimate_of_activations_is_within_a_quarter_of_what_torch_keeps(
-    family, precision, layers, width, inner, kv_heads
+@pytest.mark.parametrize(("inner", "kv_heads", "most"), [(256, 8, 1.01), (768, 8, 1.01), (512, 2, 1.15)])
+def test_the_estimate_of_activations_is_what_torch_keeps_or_little_more(
+    family, precision, inner, kv_heads, most
 ):
     import torch
     import transformers
 
-    config = getattr(transformers, f"{family}Config")(
-        vocab_size=64, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
-        num_attention_heads=8, num_key_value_heads=kv_heads,
-    )  # fmt: skip
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    measured = bytes_kept(getattr(transformers, f"{family}Model"), config, 256, dtype)
+    measured = {}
+    for layers in (1, 3):  # what two layers more keep: embedding and last norm are in both
+        config = getattr(transformers, f"{family}Config")(
+            vocab_size=64, hidden_size=256, intermediate_size=inner, num_hidden_layers=layers,
+            num_attention_heads=8, num_key_value_heads=kv_heads,
+        )  # fmt: skip
+        measured[layers] = bytes_kept(getattr(transformers, f"{family}Model"), config, 128, dtype)
     # Without vocabulary and weights, what is left of the estimate are the layers' activations.
-    facts = ModelFacts(0, 0, layers, width, inner, 0)
-    estimated = memory_gib(facts, precision, "lora", 256, False) * GIB
-    assert 0.8 < estimated / measured < 1.25, estimated / measured
+    facts = ModelFacts(0, 0, 2, 256, inner, 0)
+    estimated = memory_gib(facts, precision, "lora", 128, False) * GIB
+    assert 0.99 < estimated / (measured[3] - measured[1]) < most

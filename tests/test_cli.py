@@ -299,8 +299,8 @@ def test_what_libraries_print_stays_out_of_the_live_bar(tmp_path: Path):
     with libraries_logged() as log, ProgressView(out) as view:
         log.attach(tmp_path / "log.txt")
         view(Phase("training"))
-        print("library noise")
-        print("more of it", file=sys.stderr)
+        sys.stdout.write("library noise\n")
+        sys.stderr.write("more of it\n")
         view(Progress(3, 10, 1.5, 200.0, 65))
     assert "3/10  loss 1.500  200 tokens/s  1 min 05 s left" in screen.getvalue()
     assert "noise" not in screen.getvalue()

@@ -150,7 +150,7 @@ def test_keys_that_come_in_by_a_yaml_merge_are_read(tmp_path):
         ("a: 1\n---\nb: 2\n", "not valid YAML", ""),
         ("run_name: 2024-99-99\n", "not valid YAML", ""),
         ("seed: " + "9" * 5000 + "\n", "not valid YAML", ""),
-        ("[" * 1200, "nested too deeply", ""),
+        ("[" * 700, "nested too deeply", ""),
         (b"model: \xff\xfe\n", "can't be read", ""),
     ],
 )
@@ -404,7 +404,7 @@ def odd_file(chosen: random.Random) -> bytes:
 
 def test_a_thousand_odd_configurations_raise_sentences_and_nothing_else(tmp_path):
     chosen = random.Random(20261122)
-    refused = 0
+    messages = []
     for _ in range(1000):
         path = tmp_path / "odd.yaml"
         path.write_bytes(odd_file(chosen))
@@ -419,6 +419,6 @@ def test_a_thousand_odd_configurations_raise_sentences_and_nothing_else(tmp_path
         try:
             load_config(run_yaml=path, flags=flags, assignments=sets, environ=environ)
         except ConfigError as error:
-            refused += 1
-            assert error.message.strip()
-    assert 500 < refused < 1000
+            messages.append(error.message)
+    assert all(message.strip() for message in messages)
+    assert 500 < len(messages) < 1000

@@ -375,9 +375,9 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path):
     write_json_whole(path, {"n": 1})
     with pytest.raises(UnicodeEncodeError):
         write_text_whole(path, "\ud800")
+    circle: dict = {}
+    circle["self"] = circle
     with pytest.raises(ValueError, match="Circular"):
-        circle: dict = {}
-        circle["self"] = circle
         write_json_whole(path, circle)
     assert json.loads(path.read_text()) == {"n": 1}
     assert [each.name for each in tmp_path.iterdir()] == ["run.json"]

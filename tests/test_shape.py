@@ -15,6 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ORDER = ["errors", "config", "runs", "data", "plan", "train", "evaluate", "demo", "cli"]
 HEAVY = {"torch", "trl", "peft", "accelerate"}
 HEAVY_ROOMS = {"train", "evaluate"}
+each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
@@ -27,14 +28,16 @@ def imported_rooms(tree):
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
-            names = [f"tunesmith.{alias.name}" for alias in node.names] if node.module == "tunesmith" else [node.module]
+            names = [node.module]
+            if node.module == "tunesmith":
+                names = [f"tunesmith.{alias.name}" for alias in node.names]
         for name in names:
             parts = name.split(".")
             if parts[0] == "tunesmith" and len(parts) > 1 and parts[1] in ORDER:
                 yield parts[1]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@each_source
 def test_a_room_imports_only_from_its_left(path):
     if room(path) not in ORDER:
         assert path.name in ("__init__.py", "__main__.py")
@@ -43,7 +46,7 @@ def test_a_room_imports_only_from_its_left(path):
     assert all(ORDER.index(other) <= own for other in imported_rooms(ast.parse(path.read_text())))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@each_source
 def test_heavy_packages_are_imported_in_functions_of_train_and_evaluate_only(path):
     tree = ast.parse(path.read_text())
     top = {node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)}
@@ -66,7 +69,9 @@ def test_files_and_functions_are_short():
 
 def test_no_drawer_modules():
     drawers = re.compile(r"utils?|helpers?|common|misc|manager")
-    assert not [path for path in SOURCES if drawers.fullmatch(path.stem) or drawers.fullmatch(path.parent.name)]
+    assert not [
+        path for path in SOURCES if drawers.fullmatch(path.stem) or drawers.fullmatch(path.parent.name)
+    ]
 
 
 def test_public_functions_say_what_comes_back():
@@ -89,7 +94,8 @@ def test_swallowing_every_exception_needs_a_reason():
     for path in SOURCES:
         lines = path.read_text().splitlines()
         for number, line in enumerate(lines, 1):
-            if re.search(r"except (Base)?Exception\b", line) and "raise" not in "".join(lines[number : number + 8]):
+            raised = "raise" in "".join(lines[number : number + 8])
+            if re.search(r"except (Base)?Exception\b", line) and not raised:
                 assert "#" in line, f"{path}:{number}"
 
 

@@ -1,4 +1,4 @@
-"""Every place data can come from, what mixtures and slices hold, and a sentence for whatever can't be read."""
+"""Every place data can come from, what mixtures and slices hold, a sentence for whatever can't be read."""
 
 import csv
 import json
@@ -108,8 +108,11 @@ def test_splits_of_a_saved_dict_and_of_a_folder_can_be_added(tmp_path):
 
 @pytest.mark.parametrize("delimiter", [",", "\t"])
 def test_everything_in_a_csv_is_text(delimiter, tmp_path):
-    rows = [{"prompt": "NA", "completion": "42"}, {"prompt": 'a, b\t"c"\nd', "completion": "null"}]
+    rows = [{"prompt": "NA", "completion": "42"}, {"prompt": 'a, b\t"c"\nd', "completion": "007"}]
     path = write_table(tmp_path / ("rows.csv" if delimiter == "," else "rows.tsv"), rows, delimiter)
+    assert list(open_dataset(DatasetSource(path=str(path)))) == rows
+    rows = [{"text": each} for each in ("NA", "null", "None", "nan")]
+    write_table(path, rows, delimiter)
     assert list(open_dataset(DatasetSource(path=str(path)))) == rows
 
 
@@ -219,10 +222,10 @@ def rows_of(dataset) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "raw", "says"),
     [
-        ("drift.jsonl", texts(9) + [{"text": 5}], "row 9: text is a number"),
-        ("other.jsonl", texts(3) + [{"txt": "a"}], "row 3: text is null"),
+        ("drift.jsonl", [*texts(9), {"text": 5}], "row 9: text is a number"),
+        ("other.jsonl", [*texts(3), {"txt": "a"}], "row 3: text is null"),
         ("null.jsonl", [{"text": None}] * 3, "row 0: text is null"),
-        ("null-first.jsonl", [{"text": None}] + texts(3), "row 0: text is null"),
+        ("null-first.jsonl", [{"text": None}, *texts(3)], "row 0: text is null"),
         ("numbers.jsonl", [{"text": 1}, {"text": 2}], "row 0: text is a number"),
         ("shape.jsonl", [*chat_rows(3), {"messages": "hi"}], "row 3: messages is a text"),
         (
@@ -244,9 +247,19 @@ def test_a_column_that_changes_its_type_or_is_null_is_a_sentence_with_the_row(na
 
 
 def test_a_type_that_changes_at_the_end_of_a_long_file_is_found_with_its_row(tmp_path):
-    path = write_jsonl(tmp_path / "long.jsonl", [*texts(30_000), {"text": {"a": 1}}])
-    with pytest.raises(DataError, match="row 30000: text is a table"):
+    path = write_jsonl(tmp_path / "long.jsonl", [*texts(9_000), {"text": {"a": 1}}])
+    with pytest.raises(DataError, match="row 9000: text is a table"):
         prepare(str(path))
+
+
+def test_columns_that_change_beyond_the_first_chunk_of_a_file_are_a_sentence(tmp_path):
+    filler = "b" * 20_000  # datasets takes the schema from the first 10 MB
+    for name, rows in {
+        "null": [*({"text": None, "more": filler} for _ in range(600)), {"text": "a", "more": "b"}],
+        "name": [*({"text": filler} for _ in range(600)), {"txt": "a"}],
+    }.items():
+        error = refusal(write_jsonl(tmp_path / f"{name}.jsonl", rows))
+        assert "changes its columns or their types" in error.message
 
 
 def test_bytes_that_are_no_utf8_are_named_with_row_and_column(tmp_path):

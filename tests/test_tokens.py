@@ -6,7 +6,18 @@ import random
 import pytest
 from datasets import Dataset
 from templates import (
-    ALPACA, CHATML, DEEPSEEK_R1, GEMMA, GLM4, LLAMA3, MISTRAL, PHI3, QWEN2, QWEN3, ZEPHYR, tokenizer_with,
+    ALPACA,
+    CHATML,
+    DEEPSEEK_R1,
+    GEMMA,
+    GLM4,
+    LLAMA3,
+    MISTRAL,
+    PHI3,
+    QWEN2,
+    QWEN3,
+    ZEPHYR,
+    tokenizer_with,
 )  # fmt: skip
 from tiny import _train_tokenizer, chat_rows, write_jsonl
 
@@ -115,7 +126,7 @@ def test_a_template_that_writes_a_thought_into_the_only_turn_learns_it():
 
 def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_row():
     tokenizer = tokenizer_with(QWEN3)
-    with pytest.raises(DataError, match="row 1 .*turn 1 changes") as refused:
+    with pytest.raises(DataError, match=r"row 1 .*turn 1 changes") as refused:
         encode(tokenizer, [chat("One?", "First"), chat("One?", "First", "Two?", "Second")])
     assert refused.value.where == "rows.jsonl, row 1"
     assert "chat_template" in refused.value.fix
@@ -123,7 +134,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_row():
 
 def test_a_template_that_rewrites_the_question_is_refused():
     template = "{% for m in messages %}{{ m['content'] + (messages | length) | string }}{% endfor %}"
-    with pytest.raises(DataError, match="row 0 .*turn 0 changes"):
+    with pytest.raises(DataError, match=r"row 0 .*turn 0 changes"):
         encode(tokenizer_with(template), [chat("One?", "First")])
 
 
@@ -144,6 +155,29 @@ def test_a_template_that_fails_is_a_sentence_with_the_row(template):
 def test_a_conversation_that_begins_with_the_assistant_is_learned():
     row = {"messages": [{"role": "assistant", "content": "Hello!"}, *chat("Hi", "Bye")["messages"]]}
     assert learned(tokenizer_with(CHATML), row) == ["Hello!<|im_end|>", "Bye<|im_end|>"]
+
+
+def test_spaces_at_the_end_of_an_answer_are_learned_whatever_their_offsets():
+    for trim_offsets in (False, True):
+        tokenizer = tokenizer_with(GLM4, trim_offsets=trim_offsets)
+        assert learned(tokenizer, chat("One?", "Seven  ")) == ["Seven  "]
+
+
+def test_a_run_of_spaces_that_is_an_added_token_ends_no_turn():
+    template = CHATML.replace("+ '<|im_end|>", "+ '   <|im_end|>")
+    tokenizer = tokenizer_with(template)
+    assert "   " in tokenizer.get_added_vocab()
+    assert learned(tokenizer, chat("One?", "Seven")) == ["Seven   <|im_end|>"]
+
+
+def test_the_mark_of_the_next_question_ends_no_answer():
+    # Only the whole conversation is closed, with a token that begins like the one that opens a question.
+    template = GLM4.replace(
+        "{% if add_generation_prompt",
+        "{% if not add_generation_prompt %}{{ '<|end|>' }}{% endif %}{% if add_generation_prompt",
+    )
+    row = chat("One?", "First", "Two?", "Second")
+    assert learned(tokenizer_with(template), row) == ["First", "Second<|end|>"]
 
 
 def test_moving_a_boundary_by_one_token_changes_the_golden_mask():
@@ -169,9 +203,11 @@ def test_content_of_text_parts_is_learned_as_its_joined_text():
 
 
 TOOLS_TEMPLATE = (
-    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if tools %}{{ tools | tojson }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
     "{% if m['content'] is string %}{{ m['content'] }}{% endif %}{% for call in m['tool_calls'] or [] %}"
-    "{{ '<tool_call>' + call['function'] | tojson + '</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{{ '<tool_call>' + call['function'] | tojson + '</tool_call>' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
@@ -193,6 +229,14 @@ def test_a_tool_call_is_learned_to_its_end_and_a_tool_answer_is_not():
         '<tool_call>{"name": "f", "arguments": {"city": "Oslo"}}</tool_call><|im_end|>',
         "Sunny<|im_end|>",
     ]
+
+
+def test_words_before_a_tool_call_do_not_end_the_turn():
+    row = tool_row("f", {"city": "Oslo"})
+    row["messages"][1]["content"] = "Let me look."
+    assert learned(tokenizer_with(TOOLS_TEMPLATE), row)[0] == (
+        'Let me look.<tool_call>{"name": "f", "arguments": {"city": "Oslo"}}</tool_call><|im_end|>'
+    )
 
 
 def test_arguments_that_only_other_rows_have_are_not_learned_as_nulls(tmp_path):
@@ -262,7 +306,7 @@ def test_padding_with_the_end_of_text_token_still_trains_it():
     made = encode(tokenizer, [chat("One?", "A long answer with words"), chat("One?", "First")])
     rows = [
         dict(zip(("input_ids", "labels"), each, strict=True))
-        for each in zip(made["input_ids"], made["labels"])
+        for each in zip(made["input_ids"], made["labels"], strict=True)
     ]
     batch = DataCollatorForLanguageModeling(tokenizer.pad_token_id)(rows)
     assert (batch["labels"] == tokenizer.eos_token_id).sum(dim=1).tolist() == [1, 1]
@@ -414,13 +458,14 @@ def message(content, role="assistant"):
 
 USER = message("Hi", "user")
 IMAGE = [{"type": "image", "image": "x.png"}]
+NO_TEXT = {"type": "text"}
 BAD_ROWS = {
     "null content": ({"messages": [USER, message(None)]}, "messages[1].content", "is null"),
     "empty content": ({"messages": [USER, message("  ")]}, "messages[1].content", "is empty"),
     "empty question": ({"messages": [message("", "user"), message("a")]}, "messages[0].content", "is empty"),
     "number as content": ({"messages": [USER, message(3)]}, "messages[1].content", "is a number"),
     "image": ({"messages": [USER, message(IMAGE)]}, "messages[1].content[0]", "'image'"),
-    "part without text": ({"messages": [USER, message([{"type": "text"}])]}, "messages[1].content[0].text", "null"),
+    "no part text": ({"messages": [USER, message([NO_TEXT])]}, "messages[1].content[0].text", "null"),
     "empty parts": ({"messages": [USER, message([])]}, "messages[1].content", "is empty"),
     "unknown role": ({"messages": [USER, message("a", "gpt")]}, "messages[1].role", "'gpt'"),
     "no role": ({"messages": [USER, {"content": "a"}]}, "messages[1].role", "is null"),
@@ -436,7 +481,7 @@ BAD_ROWS = {
     "null prompt": ({"prompt": None, "completion": "a"}, "prompt", "is null"),
     "empty completion": ({"prompt": "a", "completion": ""}, "completion", "is empty"),
     "mixed pair": ({"prompt": [USER], "completion": "a"}, "completion", "both"),
-    "no answer in completion": ({"prompt": [USER], "completion": [USER]}, "completion", "has no assistant turn"),
+    "no learnable": ({"prompt": [USER], "completion": [USER]}, "completion", "has no assistant turn"),
 }  # fmt: skip
 GOOD_ROWS = {
     "messages": chat("Hi", "Hello"), "text": {"text": "Hello"}, "prompt": {"prompt": "a", "completion": "b"},

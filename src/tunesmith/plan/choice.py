@@ -153,7 +153,7 @@ def memory_gib(model: ModelFacts, precision: str, tuning: str, num_tokens: int, 
 
     Activations per token and layer: what torch 2.13 keeps of a Llama or Qwen2 layer of transformers 5.23 with
     as many key as query heads, counted at every saved tensor (2026-11-22, test_choice.py): four feed-forward
-    widths and ten hidden ones in fp32, twelve in 16 bit, where norms work in fp32. Attention scores are not kept.
+    widths and ten hidden ones in fp32, twelve in 16 bit, where norms work in fp32. No scores are kept.
     """
     value_bytes = 4 if precision == "fp32" else 2
     base_bytes = value_bytes if tuning == "lora" else 4
