@@ -101,7 +101,7 @@ def env_layer(environ: Mapping[str, str] | None = None) -> Layer:
 def flags_layer(flags: Mapping[str, Any]) -> Layer:
     """Settings given as flags of the command line; None means not given."""
     return {
-        key: Setting(value, f"flag --{key.replace('_', '-')}")
+        key: Setting(value, "argument METHOD" if key == "method" else f"flag --{key.replace('_', '-')}")
         for key, value in flags.items()
         if value is not None
     }

@@ -42,9 +42,13 @@ def model_sentence(model: str, error: Exception, part: str) -> ModelError | Down
 
     causes = [error, error.__cause__, error.__context__]
     text = str(error)
-    if Path(model).expanduser().is_dir():
+    if _is_folder(model):
         first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-        return ModelError(f"the folder {model} holds no {part} that can be loaded: {first}", where=model)
+        return ModelError(
+            f"the folder {model} holds no {part} that can be loaded: {first}",
+            where=model,
+            fix="give a folder that save_pretrained wrote, or a Hub id",
+        )
     if model.startswith((".", "/", "~", "\\")) or model.count("/") > 1:
         return ModelError(
             f"there is no folder {model}", where=str(Path.cwd()), fix="check the path to the model"
@@ -79,4 +83,15 @@ def model_sentence(model: str, error: Exception, part: str) -> ModelError | Down
             fix="check the network (and HF_HUB_OFFLINE), or give a local folder",
         )
     first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-    return ModelError(f"the {part} of {model} can't be loaded: {first}", where=model)
+    return ModelError(
+        f"the {part} of {model} can't be loaded: {first}",
+        where=model,
+        fix="check the name: OWNER/NAME on the Hub, or a folder",
+    )
+
+
+def _is_folder(model: str) -> bool:
+    try:
+        return Path(model).expanduser().is_dir()
+    except (OSError, RuntimeError):  # a name too long, a home that doesn't exist
+        return False

@@ -52,7 +52,8 @@ def choose(config: RunConfig, machine: MachineFacts, model: ModelFacts, row_leng
             need = memory_gib(model, precision, config.tuning, micro_batch * row_length, checkpointing)
             if need <= free or (micro_batch == per_device[-1] and (checkpointing or wanted is not None)):
                 reasons.append(
-                    f"{micro_batch} rows at a time: about {need:.1f} of {machine.memory_gib:.1f} GiB free"
+                    f"{micro_batch} rows at a time: about {max(need, 0.1):.1f} GiB "
+                    f"of {machine.memory_gib:.1f} free"
                     + (", activations recomputed" if checkpointing else "")
                 )
                 accumulation = config.global_batch_size // (micro_batch * machine.num_devices)
@@ -81,9 +82,7 @@ def choose_precision(config: RunConfig, machine: MachineFacts) -> tuple[Literal[
     if config.precision != "auto":
         slow = config.precision == "bf16" and not machine.native_bf16
         return config.precision, f"{config.precision} as asked" + (
-            f", though {machine.device_name} has no native bf16 and emulates it many times slower"
-            if slow
-            else ""
+            ", though it isn't native here and is emulated many times slower" if slow else ""
         )
     if machine.device == "cuda":
         if machine.native_bf16:
@@ -91,7 +90,7 @@ def choose_precision(config: RunConfig, machine: MachineFacts) -> tuple[Literal[
         return "fp16", f"fp16: {machine.device_name} has no native bf16"
     if machine.device == "cpu" and machine.native_bf16:
         return "bf16", "bf16: this CPU has matrix units for it"
-    return "fp32", f"fp32: {machine.device_name} has no native bf16, and emulating it is many times slower"
+    return "fp32", "fp32: no native bf16 here, and emulating it is many times slower"
 
 
 def pinned_batch(config: RunConfig, num_devices: int) -> int | None:

@@ -205,12 +205,11 @@ def refuse_taken(path: Path) -> None:
         )
     if (path / "run.json").is_file():
         run = RunFolder.open(path)
-        done = run.status() == "done"
         raise RunFolderError(
             f"{path} holds a run that is {run.status()}",
             where=str(path),
             fix="choose another --run-dir"
-            if done
+            if run.status() in ("done", "running")
             else f"tunesmith resume {path}, or choose another --run-dir",
         )
     if path.is_dir() and any(path.iterdir()):
