@@ -13,7 +13,6 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from tunesmith import __version__
-from tunesmith.cli.output import Output, internal_error
 from tunesmith.errors import ConfigError, TunesmithError
 
 VERBS: dict[str, str] = {
@@ -60,7 +59,7 @@ app = typer.Typer(
     name="tunesmith",
     help="From a dataset to a model you can run, without wasting a GPU-hour.",
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 
 
@@ -97,7 +96,12 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:  # a verb's module that can't be imported: a broken installation (test_cli.py)
         if "--debug" in arguments:
             raise
+        from tunesmith.cli.output import internal_error
+
         wrong = internal_error(error)
+    # Imported here: it brings rich, which plain help has no need of.
+    from tunesmith.cli.output import Output
+
     name = arguments[0] if arguments and arguments[0] in VERBS else "tunesmith"
     out = Output(name, "--json" in arguments)
     out.error(wrong)

@@ -11,7 +11,7 @@ from tunesmith.cli.library_log import libraries_logged
 from tunesmith.cli.output import DebugFlag, JsonFlag, verb
 from tunesmith.errors import ConfigError, MissingPackageError
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

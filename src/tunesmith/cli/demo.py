@@ -19,7 +19,7 @@ from tunesmith.cli.training import start_run
 from tunesmith.demo import recipe, weights
 from tunesmith.runs.folder import new_run_path
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 NUM_SHOWN = 6
 

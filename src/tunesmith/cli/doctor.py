@@ -18,7 +18,7 @@ from tunesmith.cli.library_log import libraries_logged
 from tunesmith.cli.output import DebugFlag, JsonFlag, verb
 from tunesmith.runs.folder import package_versions
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 GIB = 2**30
 INSTALL = "pip install 'tunesmith[train]'"

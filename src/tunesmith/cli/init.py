@@ -13,7 +13,7 @@ from tunesmith.config.template import run_yaml_template
 from tunesmith.errors import ConfigError
 from tunesmith.runs.files import write_text_whole
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

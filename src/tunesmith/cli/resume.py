@@ -16,7 +16,7 @@ from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import RunFolderError
 from tunesmith.runs.folder import RunFolder
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from tunesmith.cli.output import DebugFlag, JsonFlag, Output, verb
 from tunesmith.errors import ConfigError, RunFolderError
 from tunesmith.runs.folder import RunFolder, list_runs
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
@@ -78,5 +78,9 @@ def _remove(out: Output, run_path: Path, yes: bool) -> None:
             out.say("kept")
             return
     run.discard()
+    if run.path.exists():
+        raise RunFolderError(
+            f"{run.path} could not be removed whole", where=str(run.path), fix="check its rights"
+        )
     out.say(f"removed {run.path}")
     out.document(removed=str(run.path))

@@ -12,7 +12,7 @@ from tunesmith.cli.describe import provenance_table
 from tunesmith.cli.output import DebugFlag, JsonFlag, verb
 from tunesmith.runs.folder import RunFolder
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -129,6 +130,11 @@ class RunConfig(_Frozen):
         if isinstance(value, bool) and annotation in (int, float, int | None, float | None):
             raise ValueError(f"{str(value).lower()} should be a number")
         return value
+
+    @field_validator("model")
+    @classmethod
+    def _home_folder(cls, value: str) -> str:
+        return str(Path(value).expanduser()) if value.startswith("~") else value
 
     @field_validator("lora_target_modules", mode="before")
     @classmethod

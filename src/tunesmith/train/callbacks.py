@@ -27,7 +27,7 @@ class ProgressCallback(TrainerCallback):
         self._tokens_per_s: float | None = None
         self._last_tokens = 0.0
         self._first_step = 0
-        self._began_at = self._step_began_at = 0.0
+        self._began_at = self._step_began_at = self._warm_at = 0.0
         # Seconds of the steps since the last log: evaluations and checkpoints are no part of the speed.
         self._stepped_s = 0.0
 
@@ -61,9 +61,13 @@ class ProgressCallback(TrainerCallback):
             self._tell_progress(state)
 
     def _tell_progress(self, state: Any) -> None:
-        done = state.global_step - self._first_step
-        pace = (time.monotonic() - self._began_at) / max(done, 1)
-        eta_s = pace * (state.max_steps - state.global_step)
+        done, now = state.global_step - self._first_step, time.monotonic()
+        # The first step holds what happens once (kernels chosen, memory found): the others set the pace.
+        eta_s = None
+        if done <= 1:
+            self._warm_at = now
+        else:
+            eta_s = (now - self._warm_at) / (done - 1) * (state.max_steps - state.global_step)
         self._listener(Progress(state.global_step, state.max_steps, self._loss, self._tokens_per_s, eta_s))
 
 

@@ -22,13 +22,16 @@ class Notice:
 
 @dataclass(frozen=True)
 class Progress:
-    """A step is done. `loss` and `tokens_per_s` are of the last logged window, None before the first."""
+    """A step is done. `loss` and `tokens_per_s` are of the last logged window, None before the first.
+
+    `eta_s` is the time left in seconds, None after the first step, which tells nothing of the others.
+    """
 
     step: int
     num_steps: int
     loss: float | None
     tokens_per_s: float | None
-    eta_s: float
+    eta_s: float | None
 
 
 @dataclass(frozen=True)

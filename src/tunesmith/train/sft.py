@@ -92,7 +92,7 @@ def set_up(config: RunConfig, listener: Listener) -> SftSetup:
     build_trl_config(SFTConfig, sft_arguments(config, choice, None))
     refuse_full_disk(config, facts)
     notes = list(data.report.notes)
-    if template_note and "messages" in data.report.formats.values():
+    if template_note and set(data.report.formats.values()) != {"text"}:
         notes.insert(0, template_note)
     return SftSetup(
         config,
