@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from record import append, conditions, wait_for_idle
+from record import append, conditions
 
 from tunesmith.demo import recipe, weights
 
@@ -96,7 +96,6 @@ def main() -> None:
                 model, data, args.steps, "--no-assistant-only-loss"
             ),
         }
-        wait_for_idle()
         row = conditions()
         rates: dict[str, list[float]] = {name: [] for name in variants}
         for _ in range(args.repeats):
