@@ -82,7 +82,7 @@ def step_note(step: Step) -> str:
         parts.append(f"loss {step.loss:.3f}")
     if step.tokens_per_s is not None:
         parts.append(f"{step.tokens_per_s:,.0f} tokens/s")
-    if step.eta_s is not None:
+    if step.eta_s is not None and step.step < step.num_steps:
         parts.append(f"{duration(step.eta_s)} left")
     return "  ".join(parts)
 
