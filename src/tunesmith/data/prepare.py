@@ -132,17 +132,11 @@ def _mix(parts: list[Dataset], sources: tuple[DatasetSource, ...], seed: int) ->
     if len(parts) == 1:
         return parts[0]
     named = [part.add_column("source", [index] * len(part)) for index, part in enumerate(parts)]
-    weights = [source.weight for source in sources]
-    if any(weights) and not all(weights):
-        raise DataError(
-            "some datasets of the mixture have a weight and some have none",
-            where="dataset",
-            fix="give each a weight, or none",
-        )
-    if not all(weights):
+    # RunConfig holds that either every source has a weight or none has.
+    weights = [source.weight for source in sources if source.weight is not None]
+    if not weights:
         return datasets.concatenate_datasets(named).shuffle(seed=seed)
-    total = sum(weight for weight in weights if weight)
-    shares = [weight / total for weight in weights if weight]
+    shares = [weight / sum(weights) for weight in weights]
     return datasets.interleave_datasets(
         named, probabilities=shares, seed=seed, stopping_strategy="first_exhausted"
     )
