@@ -1,10 +1,15 @@
 """Rows encoded for a test: what carries loss in them, as text."""
 
-from tiny import _train_tokenizer
+import tempfile
+from pathlib import Path
 
-from tunesmith.config.run_config import RunConfig
-from tunesmith.data.prepare import prepare_data
-from tunesmith.data.tokens import IGNORED_LABEL, Encoder
+from tiny import _train_tokenizer, write_jsonl
+
+from tunesmith.config.run_config import DatasetSource, RunConfig
+
+from tunesmith.data.encoded_rows import encode_source
+from tunesmith.data.prepare import prepare_data, verdict
+from tunesmith.data.tokens import IGNORED_LABEL
 
 
 def config_for(**settings) -> RunConfig:
@@ -12,11 +17,13 @@ def config_for(**settings) -> RunConfig:
 
 
 def encode(tokenizer, rows, **settings) -> dict[str, list]:
-    kinds = {"messages": "messages", "prompt": "prompt-completion", "text": "text"}
-    kind = next(name for column, name in kinds.items() if column in rows[0])
-    columns = {name: [row.get(name) for row in rows] for name in rows[0]}
-    encoder = Encoder(tokenizer, kind, config_for(**settings), "rows.jsonl")
-    return encoder(columns, list(range(len(rows))))
+    """The columns that rows become, or the refusal; answers without an end and cut ones are let through."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = DatasetSource(path=str(write_jsonl(Path(folder) / "rows.jsonl", rows)))
+        config = config_for(**{"allow": ("D203", "D207"), **settings})
+        made = encode_source(source, config, tokenizer)
+        verdict(source, made.checked, config, tokenizer)
+        return made.dataset.to_dict()
 
 
 def learned(tokenizer, row, **settings) -> list[str]:

@@ -109,11 +109,21 @@ def test_the_test_splits_of_all_datasets_of_a_mixture_are_evaluated_on(tmp_path)
     assert rows_of(data.eval) == ["at 0", "at 1", "bt 0", "bt 1"]
 
 
-def test_evaluation_rows_that_are_trained_on_are_counted_in_a_note(tmp_path):
+def test_evaluation_rows_that_are_trained_on_are_refused_unless_allowed(tmp_path):
     train = write_jsonl(tmp_path / "train.jsonl", texts(6))
-    held = write_jsonl(tmp_path / "held.jsonl", [*texts(2), *texts(3, "held")])
-    [note] = prepare(str(train), eval_dataset=str(held)).report.notes
-    assert note.startswith("2 of 5 evaluation rows are trained on too")
+    held = write_jsonl(tmp_path / "held.jsonl", [*texts(3, "held"), {"text": "  ROW 1"}, *texts(1)])
+    with pytest.raises(DataError, match=r"row 3 is the same as row 1 of the training data \[D303\], and 1 more"):
+        prepare(str(train), eval_dataset=str(held))
+    data = prepare(str(train), eval_dataset=str(held), allow=("D303",))
+    assert data.report.num_eval_rows == 5
+    assert any(note.startswith("D303") and note.endswith("(allowed)") for note in data.report.notes)
+
+
+def test_copies_of_rows_that_are_held_out_are_left_out_of_training(tmp_path):
+    rows = write_jsonl(tmp_path / "rows.jsonl", texts(10) * 2)
+    data = prepare(str(rows), test_size=4)
+    assert not set(rows_of(data.eval)) & set(rows_of(data.train))
+    assert any("held out for evaluation, and are left out" in note for note in data.report.notes)
 
 
 def test_evaluation_rows_that_are_cut_are_noted(tmp_path):

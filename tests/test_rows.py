@@ -34,19 +34,31 @@ def test_rows_that_are_cut_and_dropped_are_counted_exactly(tmp_path):
     lengths = [limit - 20, limit - 1, limit, limit + 1, limit + 2, limit + 30]
     rows = [row_of_length(tokenizer, "One?", length) for length in lengths]
     dropped = [chat("word " * 60, "short"), chat("other " * 80, "short")]
-    report = prepared(tmp_path, tokenizer, rows + dropped, max_length=limit).report
+    report = prepared(tmp_path, tokenizer, rows + dropped, max_length=limit, allow=("D207",)).report
     assert (report.num_rows, report.num_cut, report.num_dropped) == (6, 5, 2)
     # Of limit + 1 only the newline after the end is cut, so its answer still ends.
     assert report.num_ended == 4
     assert report.longest > limit + 30
-    assert report.notes == [
+    assert (
         "5 of 8 rows are longer than max_length 48 and are cut; 2 of them lose every token that carries loss "
         "and are dropped"
-    ]
+    ) in report.notes
+
+
+def test_answers_that_max_length_cuts_are_refused_beyond_one_percent_unless_allowed(tmp_path):
+    tokenizer = tokenizer_with(CHATML)
+    whole = [row_of_length(tokenizer, f"Number {i}?", 40) for i in range(20)]
+    rows = whole * 5 + [row_of_length(tokenizer, "Long?", 60)]
+    assert prepared(tmp_path, tokenizer, [*rows, *whole], max_length=48).report.num_cut == 1
+    with pytest.raises(DataError, match=r"max_length 48 cuts the answers of 2 of 102 rows .*\[D207\]") as refused:
+        prepared(tmp_path, tokenizer, [*rows, rows[-1]], max_length=48)
+    assert "--allow D207" in refused.value.fix
+    allowed = prepared(tmp_path, tokenizer, [*rows, rows[-1]], max_length=48, allow=("D207",)).report
+    assert any("(allowed)" in note for note in allowed.notes)
 
 
 def test_cut_rows_are_at_most_max_length_long_and_counted_in_tokens(tmp_path):
-    data = prepared(tmp_path, tokenizer_with(CHATML), chat_rows(30), max_length=40)
+    data = prepared(tmp_path, tokenizer_with(CHATML), chat_rows(30), max_length=40, allow=("D207",))
     lengths = [len(row["input_ids"]) for row in data.train]
     assert max(lengths) == 40
     assert data.report.num_tokens == sum(lengths)
@@ -64,15 +76,15 @@ def test_nothing_is_noted_when_nothing_is_lost(tmp_path):
 def test_when_every_row_is_cut_away_the_length_that_would_do_is_named(tmp_path):
     rows = [chat("word " * 60, "short")] * 3
     with pytest.raises(DataError, match="no row keeps a token to learn") as refused:
-        prepared(tmp_path, tokenizer_with(CHATML), rows, max_length=16)
+        prepared(tmp_path, tokenizer_with(CHATML), rows, max_length=16, allow=("D207",))
     enough = int(refused.value.fix.split()[3])
     assert prepared(tmp_path, tokenizer_with(CHATML), rows, max_length=enough).report.num_cut == 0
 
 
-def test_answers_that_never_end_are_noted(tmp_path):
-    report = prepared(tmp_path, tokenizer_with(GLM4), chat_rows(4)).report
-    assert report.num_ended == 0
-    assert report.notes == ["0 of 4 rows train a token that ends the answer: the model won't learn to stop"]
+def test_answers_that_never_end_are_refused_unless_allowed(tmp_path):
+    with pytest.raises(DataError, match=r"0 of 4 rows train a token that ends the answer \[D203\]"):
+        prepared(tmp_path, tokenizer_with(GLM4), chat_rows(4))
+    assert prepared(tmp_path, tokenizer_with(GLM4), chat_rows(4), allow=("D203",)).report.num_ended == 0
 
 
 # Bad rows
@@ -87,22 +99,22 @@ IMAGE = [{"type": "image", "image": "x.png"}]
 NO_TEXT = {"type": "text"}
 BAD_ROWS = {
     "null content": ({"messages": [USER, message(None)]}, "messages[1].content", "is null"),
-    "empty content": ({"messages": [USER, message("  ")]}, "messages[1].content", "is empty"),
+    "empty content": ({"messages": [USER, message("  ")]}, "messages[1].content", "is blank"),
     "empty question": ({"messages": [message("", "user"), message("a")]}, "messages[0].content", "is empty"),
     "number as content": ({"messages": [USER, message(3)]}, "messages[1].content", "is a number"),
-    "image": ({"messages": [USER, message(IMAGE)]}, "messages[1].content[0]", "'image'"),
-    "no part text": ({"messages": [USER, message([NO_TEXT])]}, "messages[1].content[0].text", "null"),
+    "image": ({"messages": [USER, message(IMAGE)]}, "messages[1].content[0]", "an image"),
+    "no part text": ({"messages": [USER, message([NO_TEXT])]}, "messages[1].content[0].text", "missing"),
     "empty parts": ({"messages": [USER, message([])]}, "messages[1].content", "is empty"),
     "unknown role": ({"messages": [USER, message("a", "gpt")]}, "messages[1].role", "'gpt'"),
-    "no role": ({"messages": [USER, {"content": "a"}]}, "messages[1].role", "is null"),
+    "no role": ({"messages": [USER, {"content": "a"}]}, "messages[1].role", "is missing"),
     "odd role": ({"messages": [USER, message("a", ["user"])]}, "messages[1].role", "is a list"),
     "no answer": ({"messages": [USER]}, "messages", "has no assistant turn"),
     "no messages": ({"messages": []}, "messages", "is empty"),
     "null messages": ({"messages": None}, "messages", "is null"),
-    "text as messages": ({"messages": "hi"}, "messages", "is a text"),
-    "text as message": ({"messages": ["hi"]}, "messages[0]", "is a text"),
+    "text as messages": ({"messages": "hi"}, "messages", "is text"),
+    "text as message": ({"messages": ["hi"]}, "messages[0]", "is text"),
     "null text": ({"text": None}, "text", "is null"),
-    "blank text": ({"text": " \n"}, "text", "is empty"),
+    "blank text": ({"text": " \n"}, "text", "is blank"),
     "number as text": ({"text": 3.5}, "text", "is a number"),
     "null prompt": ({"prompt": None, "completion": "a"}, "prompt", "is null"),
     "empty completion": ({"prompt": "a", "completion": ""}, "completion", "is empty"),
@@ -122,7 +134,7 @@ def test_a_bad_row_is_named_with_its_field_and_fault(name):
         encode(tokenizer_with(CHATML), [good, good, bad, good])
     assert refused.value.message.startswith(f"row 2: {field} ")
     assert says in refused.value.message
-    assert refused.value.where == f"rows.jsonl, row 2, {field}"
+    assert refused.value.where.endswith(f"rows.jsonl, row 2, {field}")
     assert refused.value.fix
 
 

@@ -86,7 +86,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_with_the_row():
     tokenizer = tokenizer_with(QWEN3)
     with pytest.raises(DataError, match=r"row 1 .*turn 1 changes") as refused:
         encode(tokenizer, [chat("One?", "First"), chat("One?", "First", "Two?", "Second")])
-    assert refused.value.where == "rows.jsonl, row 1"
+    assert refused.value.where.endswith("rows.jsonl, row 1")
     assert "chat_template" in refused.value.fix
 
 

@@ -18,6 +18,8 @@ from tunesmith.errors import ConfigError, TunesmithError
 VERBS: dict[str, str] = {
     "demo": "The whole path on a real small model: no account, no GPU, two cores, minutes.",
     "init": "Write a commented RUN.yaml to start from.",
+    "validate": "Check every row of a data set: structure, method, tokens, duplicates, secrets.",
+    "preview": "Show rows as the trainer sees them, the tokens that carry loss marked.",
     "train": "Train a model on a dataset into a run folder.",
     "resume": "Go on with a run that stopped.",
     "runs": "List the runs here, or remove one.",

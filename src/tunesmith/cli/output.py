@@ -75,6 +75,21 @@ class Output:
             with contextlib.suppress(BrokenPipeError):
                 print(text, file=self._stdout, flush=True)
 
+    def styled(self, markup: str) -> None:
+        """A line of the result with rich's markup, on stdout; left out with `--json`."""
+        if not self.as_json:
+            _Terminal(file=self._stdout, highlight=False, soft_wrap=True).print(markup)
+
+    @property
+    def has_colours(self) -> bool:
+        """True when stdout is a terminal that shows colours."""
+        return _Terminal(file=self._stdout).color_system is not None
+
+    def styled_text(self, text: Any) -> None:
+        """A rich Text of the result, on stdout; left out with `--json`."""
+        if not self.as_json:
+            _Terminal(file=self._stdout, highlight=False, soft_wrap=True).print(text)
+
     def table(self, table: Any) -> None:
         """A table that is the result, on stdout; left out with `--json`."""
         if not self.as_json:

@@ -23,6 +23,7 @@ class DatasetSource(_Frozen):
     split: str = "train"
     weight: float | None = Field(default=None, gt=0)
     max_rows: int | None = Field(default=None, ge=1)
+    map: dict[str, str] = Field(default={})
 
 
 def _field(panel: str, description: str, default: Any = None, **limits: Any) -> Any:
@@ -55,6 +56,12 @@ class RunConfig(_Frozen):
     )
     max_rows: int | None = _field("Data", "Use at most this many training rows", ge=1)
     max_length: int = _field("Data", "Tokens a row is cut to", default=1024, ge=8)
+    map: dict[str, str] = _field(
+        "Data", "Columns by the part they play, such as prompt=question,completion=answer", default={}
+    )
+    allow: tuple[str, ...] = _field(
+        "Data", "Codes of findings to train with all the same, such as D207,D303", default=()
+    )
     assistant_only_loss: bool = _field(
         "Data", "`messages` rows: loss on the assistant's turns only", default=True
     )
@@ -145,6 +152,25 @@ class RunConfig(_Frozen):
             else value
         )
 
+    @field_validator("map", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        if not all(slot.strip() and column.strip() for slot, _, column in pairs):
+            raise ValueError(f"{value!r} should be slot=column, such as prompt=question,completion=answer")
+        return {slot.strip(): column.strip() for slot, _, column in pairs}
+
+    @field_validator("allow", mode="before")
+    @classmethod
+    def _codes(cls, value: Any) -> Any:
+        return (
+            tuple(code.strip() for code in value.split(",") if code.strip())
+            if isinstance(value, str)
+            else value
+        )
+
     @field_validator("test_size")
     @classmethod
     def _share_or_count(cls, value: float | None) -> float | None:
@@ -162,7 +188,9 @@ class RunConfig(_Frozen):
     @model_validator(mode="after")
     def _mixture_speaks_for_itself(self) -> RunConfig:
         if not isinstance(self.dataset, str):
-            for key, entry_key in (("dataset_config", "config"), ("dataset_train_split", "split")):
+            for key, entry_key in (
+                ("dataset_config", "config"), ("dataset_train_split", "split"), ("map", "map"),
+            ):  # fmt: skip
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise ValueError(
                         f"{key} has no meaning for a list of datasets; give each entry its {entry_key}"
@@ -200,6 +228,12 @@ class RunConfig(_Frozen):
         """The training data as a mixture of at least one dataset."""
         if isinstance(self.dataset, str):
             return (
-                DatasetSource(path=self.dataset, config=self.dataset_config, split=self.dataset_train_split),
+                DatasetSource(
+                    path=self.dataset,
+                    config=self.dataset_config,
+                    split=self.dataset_train_split,
+                    max_rows=self.max_rows,
+                    map=self.map,
+                ),
             )
         return self.dataset

@@ -38,6 +38,12 @@ def run_yaml_template(method: str, file_name: str) -> str:
 
 def _line(name: str, field: FieldInfo, method: str) -> str:
     value = method if name == "method" else _EXAMPLES.get(name, field.default)
-    shown = "" if value is None else json.dumps(value) if isinstance(value, bool | list) else str(value)
+    shown = (
+        ""
+        if value is None
+        else json.dumps(value)
+        if isinstance(value, bool | list | tuple | dict)
+        else str(value)
+    )
     prefix = "" if name in ("method", "model", "dataset") else "# "
     return f"{f'{prefix}{name}: {shown}':<50} # {field.description}\n"

@@ -1,121 +1,341 @@
-"""What a row looks like: `messages`, `prompt`/`completion` or `text`, decided from the columns."""
+"""Telling the format of a data set from its columns and a sample of its rows, or from what the user says."""
 
 from __future__ import annotations
 
-import json
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from tunesmith.config.run_config import DatasetSource
-from tunesmith.errors import DataError
+from tunesmith.data.checks.rows import read_label
+from tunesmith.data.layout import KINDS, MISSING, PLAIN_ROLES, ROLE_ALIASES, SLOTS, Kind, Layout, get_path
+from tunesmith.data.pairs import is_transcript
+from tunesmith.errors import ConfigError, DataError
 
-Format = Literal["messages", "prompt-completion", "text"]
-_COLUMNS: dict[Format, tuple[str, ...]] = {
-    "messages": ("messages",),
-    "prompt-completion": ("prompt", "completion"),
-    "text": ("text",),
-}
-_KINDS: dict[type, str] = {
-    bool: "truth value", int: "number", float: "number", str: "text", list: "list", dict: "table",
+# Column names that fill a slot, the likeliest first.
+NAMES: dict[str, tuple[str, ...]] = {
+    "messages": ("messages", "conversations", "conversation", "chat", "dialogue", "dialog", "turns"),
+    "prompt": ("prompt",),
+    "completion": ("completion",),
+    "user": (
+        "instruction", "question", "query", "user", "human", "problem", "request", "input", "context", "prompt",
+    ),
+    "assistant": (
+        "output", "answer", "response", "assistant", "reply", "solution", "target", "completion", "answers",
+    ),
+    "text": ("text", "content", "document", "body"),
+    "chosen": (
+        "chosen", "better", "preferred", "preferred_output", "accepted", "chosen_response", "response_chosen",
+        "winner",
+    ),
+    "rejected": (
+        "rejected", "worse", "dispreferred", "non_preferred_output", "rejected_response", "response_rejected",
+        "loser",
+    ),
+    "label": ("label", "kto_tag", "desirable", "thumbs_up"),
+    "reference": ("answer", "solution", "ground_truth", "reference", "target", "final_answer", "output", "label"),
+    "system": ("system", "system_prompt", "system_message"),
+    "tools": ("tools", "functions"),
+    "history": ("history",),
+    "input": ("input", "context"),
 }  # fmt: skip
-ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+_ROLE_KEYS = ("role", "from", "speaker")
+_CONTENT_KEYS = ("content", "value", "text")
+_TURN_COLUMNS = ("system", "history", "user", "input", "assistant")
 
 
-def detect_format(columns: list[str], source: DatasetSource) -> Format:
-    """The format that `columns` fit.
+def detect(
+    method: str, columns: Sequence[str], sample: Sequence[Any], given: Mapping[str, str] | None = None
+) -> Layout | None:
+    """The layout of a data set for a method, or None when no column fits.
+
+    `given` maps slots to columns as the user says; it wins over every guess.
 
     Raises:
-        DataError: none fits.
+        ConfigError: `given` names a slot or a column that doesn't exist.
     """
-    for name, needed in _COLUMNS.items():
-        if set(needed) <= set(columns):
-            return name
-    raise DataError(
-        f"{source.path} has the columns {', '.join(columns)}, and SFT can't tell what to train on",
-        where=source.path,
-        fix="name them messages, prompt and completion, or text",
-    )
-
-
-def check_row(row: dict[str, Any], format_name: Format) -> tuple[str, str] | None:
-    """The first fault of a row as (field, sentence), or None when it can be rendered."""
-    fault = _check_tools(row.get("tools"))
-    if fault:
-        return fault
-    if format_name == "text":
-        return _check_string(row["text"], "text")
-    if format_name == "messages":
-        return _check_messages(row["messages"], "messages", needs_assistant=True)
-    for field in ("prompt", "completion"):
-        value = row[field]
-        fault = (
-            _check_messages(value, field, needs_assistant=field == "completion")
-            if isinstance(value, list)
-            else _check_string(value, field)
-        )
-        if fault:
-            return fault
-    if isinstance(row["prompt"], list) != isinstance(row["completion"], list):
-        return "completion", "prompt and completion should both be text or both be lists of messages"
-    return None
-
-
-def _check_string(value: Any, field: str) -> tuple[str, str] | None:
-    if not isinstance(value, str):
-        return field, f"is {_kind(value)}, should be text"
-    return None if value.strip() else (field, "is empty")
-
-
-def _check_messages(messages: Any, field: str, *, needs_assistant: bool) -> tuple[str, str] | None:
-    if not isinstance(messages, list) or not messages:
-        return field, "is empty" if messages == [] else f"is {_kind(messages)}, should be a list of messages"
-    for index, message in enumerate(messages):
-        place = f"{field}[{index}]"
-        if not isinstance(message, dict):
-            return place, f"is {_kind(message)}, should be an object with role and content"
-        role = message.get("role")
-        if not isinstance(role, str) or role not in ROLES:
-            said = repr(role) if isinstance(role, str) else _kind(role)
-            return f"{place}.role", f"is {said}, should be one of {', '.join(sorted(ROLES))}"
-        fault = _check_content(message, f"{place}.content")
-        if fault:
-            return fault
-    if needs_assistant and all(message["role"] != "assistant" for message in messages):
-        return field, "has no assistant turn to learn from"
-    return None
-
-
-def _check_content(message: dict[str, Any], place: str) -> tuple[str, str] | None:
-    content = message.get("content")
-    if content is None and message["role"] == "assistant" and message.get("tool_calls"):
+    kind = KINDS[method]
+    rows = [row for row in sample if isinstance(row, dict)]
+    named = _checked(given or {}, columns, rows)
+    found = _columns_for(kind, columns, rows, named)
+    if found is None:
         return None
-    if not isinstance(content, str | list):
-        return place, f"is {_kind(content)}, should be text"
-    for index, part in enumerate(content if isinstance(content, list) else ()):
-        if not isinstance(part, dict) or part.get("type", "text") not in ("text", None):
-            kind = part.get("type") if isinstance(part, dict) else _kind(part)
-            return f"{place}[{index}]", f"is {kind!r}; only text can be trained on"
-        if not isinstance(part.get("text"), str):
-            return f"{place}[{index}].text", f"is {_kind(part.get('text'))}, should be text"
-    words = content if isinstance(content, str) else "".join(part["text"] for part in content)
-    # An empty system prompt or tool answer is common and harmless; a turn without words teaches nothing.
-    if message["role"] in ("user", "assistant") and not words.strip() and not message.get("tool_calls"):
-        return place, "is empty"
+    layout = _named(kind, found, rows)
+    if given:
+        said = ", ".join(f"{slot} is {column}" for slot, column in given.items())
+        return replace(layout, evidence=(f"as given: {said}", *layout.evidence))
+    return layout
+
+
+def fitting_methods(columns: Sequence[str], sample: Sequence[Any]) -> list[str]:
+    """The methods, one of each kind, that these columns fit."""
+    return [name for name in ("sft", "dpo", "kto", "grpo") if detect(name, columns, sample) is not None]
+
+
+def no_layout(method: str, columns: Sequence[str], sample: Sequence[Any]) -> str:
+    """A sentence that says what was found instead of what the method needs."""
+    needs = {
+        "conversation": "messages, or a prompt and a completion, or text",
+        "preference": "chosen and rejected",
+        "unpaired": "a prompt, a completion and a label",
+        "prompts": "a prompt",
+    }[KINDS[method]]
+    others = [name for name in fitting_methods(columns, sample) if KINDS[name] != KINDS[method]]
+    fits = f"; they fit {' or '.join(others)}" if others else ""
+    return f"{method} needs {needs}, and the columns are {', '.join(columns) or 'none'}{fits}"
+
+
+def parse_map(assignments: Iterable[str]) -> dict[str, str]:
+    """`--map slot=column` as a table.
+
+    Raises:
+        ConfigError: an assignment is no `slot=column`, or names a slot that doesn't exist.
+    """
+    table: dict[str, str] = {}
+    for part in (part for each in assignments for part in each.split(",")):
+        slot, equals, column = (piece.strip() for piece in part.partition("="))
+        if not equals or not slot or not column:
+            raise ConfigError(
+                f"--map {part!r} should be slot=column", where="--map", fix="write --map prompt=question"
+            )
+        if slot not in SLOTS:
+            raise ConfigError(f"there is no slot {slot!r}", where="--map", fix=f"slots: {', '.join(SLOTS)}")
+        table[slot] = column
+    return table
+
+
+def _checked(given: Mapping[str, str], columns: Sequence[str], rows: list[dict[str, Any]]) -> dict[str, str]:
+    for slot, column in given.items():
+        if slot not in SLOTS:
+            raise ConfigError(f"there is no slot {slot!r}", where="map", fix=f"slots: {', '.join(SLOTS)}")
+        inside = any(get_path(row, column) is not MISSING for row in rows)
+        if column not in columns and not inside:
+            raise ConfigError(
+                f"there is no column {column!r} to map to {slot}",
+                where="map",
+                fix=f"columns: {', '.join(columns)}",
+            )
+    return dict(given)
+
+
+def _columns_for(
+    kind: Kind, columns: Sequence[str], rows: list[dict[str, Any]], given: dict[str, str]
+) -> dict[str, str] | None:
+    """Slot to column for a kind, or None."""
+    left = [name for name in columns if name not in given.values()]
+
+    def find(*slots: str) -> dict[str, str]:
+        """The slots among `slots` that a column fills, no column twice."""
+        found: dict[str, str] = {}
+        for slot in slots:
+            if slot in given:
+                found[slot] = given[slot]
+                continue
+            free = [name for name in left if name not in found.values()]
+            column = _first_named(NAMES[slot], free) if slot in NAMES else None
+            if column:
+                found[slot] = column
+        return found
+
+    chat = find("messages", "tools", "system")
+    if "messages" in chat and "messages" not in given and not _is_chat(chat["messages"], rows):
+        del chat["messages"]
+    turns = find(*_TURN_COLUMNS)
+    if turns.get("user") == turns.get("input"):
+        turns.pop("input", None)
+    if kind == "conversation":
+        return _for_conversation(chat, turns, find, given)
+    if kind == "preference":
+        return _for_preference(chat, turns, find, columns, rows, given)
+    if kind == "unpaired":
+        label = find("label")
+        answered = _for_conversation(chat, turns, find, given)
+        fits = label and answered and "text" not in answered and _are_labels(label["label"], rows)
+        return {**answered, **label} if fits and answered else None
+    return _for_prompts(chat, turns, find, given)
+
+
+def _for_conversation(
+    chat: dict[str, str], turns: dict[str, str], find: Any, given: dict[str, str]
+) -> dict[str, str] | None:
+    pair = find("prompt", "completion", "tools")
+    text = find("text")
+    compared = find("chosen", "rejected")
+    if len(compared) == 2 and not given and chat.get("messages") != "messages":
+        return None  # a pair's prompt is no conversation to learn
+    wants_pair, wants_turns = {"prompt", "completion"} & given.keys(), {"user", "assistant"} & given.keys()
+    if "messages" in chat and not (wants_pair or wants_turns or "text" in given):
+        return chat
+    if "prompt" in pair and "completion" in pair and not (wants_turns or "text" in given):
+        return {**pair, **({"tools": pair["tools"]} if "tools" in pair else {})}
+    if "user" in turns and "assistant" in turns and "text" not in given:
+        return turns
+    return text or None
+
+
+def _for_preference(
+    chat: dict[str, str],
+    turns: dict[str, str],
+    find: Any,
+    columns: Sequence[str],
+    rows: list[Any],
+    given: Any,
+) -> dict[str, str] | None:
+    pair = find("chosen", "rejected")
+    if len(pair) < 2:
+        ranked = given.get("ranked") or _ranked(columns, rows)
+        asked = {slot: name for slot, name in turns.items() if slot != "assistant"}
+        return {**asked, "ranked": ranked} if ranked and "user" in asked else None
+    if any(isinstance(get_path(row, "input.messages"), list) for row in rows) and "prompt" not in given:
+        tools = {"tools": "input.tools"} if any(get_path(row, "input.tools") for row in rows) else {}
+        return {"prompt": "input.messages", **tools, **pair}
+    prompt = find("prompt")
+    taken = set(pair.values())
+    if prompt and "user" not in given:
+        return {**prompt, **find("tools"), **pair}
+    if "messages" in chat:
+        return {**chat, **pair}
+    asked = {slot: name for slot, name in turns.items() if slot != "assistant" and name not in taken}
+    return {**asked, **pair} if "user" in asked else pair
+
+
+def _for_prompts(
+    chat: dict[str, str], turns: dict[str, str], find: Any, given: dict[str, str]
+) -> dict[str, str] | None:
+    prompt = find("prompt")
+    if prompt and "user" not in given:
+        asked = prompt
+    elif "messages" in chat:
+        asked = chat
+    elif "user" in turns:
+        asked = {slot: name for slot, name in turns.items() if slot in ("system", "user", "input")}
+    else:
+        return None
+    reference = find("reference")
+    if reference.get("reference") in asked.values():
+        reference = {}
+    return {**asked, **reference, **find("tools")}
+
+
+def _first_named(names: Sequence[str], columns: Sequence[str]) -> str | None:
+    lower = {column.lower(): column for column in reversed(columns)}
+    return next((lower[name] for name in names if name in lower), None)
+
+
+def _is_chat(column: str, rows: list[dict[str, Any]]) -> bool:
+    """True unless the sample shows that the column holds something else in most rows."""
+    values = [get_path(row, column) for row in rows]
+    strange = [each for each in values if not isinstance(each, list) and each not in (None, MISSING)]
+    return column == "messages" or len(strange) * 2 <= len(values)
+
+
+def _are_labels(column: str, rows: list[dict[str, Any]]) -> bool:
+    known = [read_label(get_path(row, column)) is not None for row in rows]
+    return not known or sum(known) * 2 > len(known)
+
+
+def _ranked(columns: Sequence[str], rows: list[dict[str, Any]]) -> str | None:
+    """The column whose values are the better and the worse answer, as LLaMA-Factory ranks."""
+    for name in ("output", "response", "responses", "answers"):
+        values = [row.get(name) for row in rows]
+        if name in columns and values and sum(isinstance(each, list) for each in values) * 2 > len(values):
+            return name
     return None
 
 
-def _check_tools(tools: Any) -> tuple[str, str] | None:
-    if isinstance(tools, str):
-        try:
-            tools = json.loads(tools)
-        except (ValueError, RecursionError):
-            return "tools", "is no valid JSON"
-    if tools is not None and not isinstance(tools, list):
-        return "tools", f"is {_kind(tools)}, should be a list of tools"
-    return None
+def _named(kind: Kind, columns: dict[str, str], rows: list[dict[str, Any]]) -> Layout:
+    """The layout with its name, the keys of its messages, and the evidence."""
+    layout = Layout("", kind, columns)
+    messages = _sample_messages(columns, rows)
+    if messages:
+        layout = _with_keys(layout, messages)
+    texts = [
+        get_path(row, columns[slot]) for slot in ("chosen", "rejected") if slot in columns for row in rows
+    ]
+    transcripts = [isinstance(each, str) and is_transcript(each) for each in texts]
+    if transcripts and sum(transcripts) * 2 > len(transcripts):
+        name = "hh-rlhf"
+    elif columns.get("prompt") == "input.messages":
+        name = "openai-preference"
+    elif "ranked" in columns:
+        name = "ranking"
+    elif layout.content_key != "content" or layout.role_key != "role":
+        name = "sharegpt"
+    elif messages:
+        name = "messages"
+    elif columns.get("user") == "instruction":
+        name = "alpaca"
+    elif "user" in columns:
+        name = "question-answer"
+    else:
+        name = {"conversation": "prompt-completion", "prompts": "prompts"}.get(kind, kind)
+        name = "text" if "text" in columns else name
+    said = tuple(_evidence(slot, column, layout) for slot, column in columns.items())
+    overrides = " ".join(f"--map {slot}={column}" for slot, column in columns.items() if slot != column)
+    return replace(layout, name=name, evidence=said, overrides=overrides)
 
 
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    name = _KINDS.get(type(value), type(value).__name__)
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+def _sample_messages(columns: dict[str, str], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for slot in ("messages", "prompt", "completion", "chosen", "rejected"):
+        for row in rows if slot in columns else ():
+            value = get_path(row, columns[slot])
+            found += [
+                each for each in (value if isinstance(value, list) else [value]) if isinstance(each, dict)
+            ]
+    return found
+
+
+def _with_keys(layout: Layout, messages: list[dict[str, Any]]) -> Layout:
+    role_key = _commonest(_ROLE_KEYS, messages)
+    content_key = _commonest(_CONTENT_KEYS, messages)
+    said = Counter(each[role_key] for each in messages if isinstance(each.get(role_key), str))
+    aliased = sum(
+        count for role, count in said.items() if role.lower() in ROLE_ALIASES and role not in PLAIN_ROLES
+    )
+    # In `role` the standard names are the rule: one `gpt` among them is a mistake, not another format.
+    if role_key == "role" and aliased * 2 <= sum(said.values()):
+        roles: Mapping[str, str] = PLAIN_ROLES
+    else:
+        spelled = {each for name in ROLE_ALIASES for each in (name, name.capitalize(), name.upper())}
+        roles = {name: ROLE_ALIASES[name.lower()] for name in sorted(spelled)}
+    return replace(layout, role_key=role_key, content_key=content_key, roles=roles)
+
+
+def _commonest(keys: Sequence[str], messages: list[dict[str, Any]]) -> str:
+    counts = {key: sum(key in message for message in messages) for key in keys}
+    return max(keys, key=lambda key: counts[key])
+
+
+def _evidence(slot: str, column: str, layout: Layout) -> str:
+    parts = {
+        "messages": f"a conversation with {layout.role_key} and {layout.content_key}",
+        "user": "the user's turn",
+        "assistant": "the assistant's turn",
+        "input": "added to the user's turn",
+        "history": "the turns before",
+        "system": "the system message",
+        "chosen": "the better answer",
+        "rejected": "the worse answer",
+        "ranked": "the better and the worse answer",
+        "reference": "the reference answer",
+    }
+    return f"column {column} is {parts.get(slot, f'the {slot}')}"
+
+
+def require(
+    method: str, columns: Sequence[str], sample: Sequence[Any], given: Mapping[str, str], path: str
+) -> Layout:
+    """The layout that `detect` finds.
+
+    Raises:
+        DataError: none fits the method.
+    """
+    layout = detect(method, columns, sample, given)
+    if layout is None:
+        raise DataError(
+            no_layout(method, columns, sample),
+            where=path,
+            fix="choose the method that fits, or name the columns with --map SLOT=COLUMN",
+        )
+    return layout

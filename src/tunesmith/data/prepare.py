@@ -1,4 +1,4 @@
-"""The data stage of a run: open, check, encode, cut, mix and split, with a count of all that was lost."""
+"""The data stage of a run: open, check, convert, encode, cut, mix and split, with a count of all that was lost."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.run_config import DatasetSource, RunConfig
-from tunesmith.data.formats import detect_format
-from tunesmith.data.sources import open_dataset, refuse_bad_text
-from tunesmith.data.tokens import IGNORED_LABEL, Encoder
-from tunesmith.errors import DataError, TunesmithError
+from tunesmith.data.encoded_rows import EncodedSource, encode_source
+from tunesmith.data.findings import CODES, FindingLog, known_codes
+from tunesmith.data.partial import Partial
+from tunesmith.data.report import ModelFit, conclude
+from tunesmith.data.tokens import IGNORED_LABEL
+from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +25,8 @@ class DataReport:
     """What the data stage found; counts are rows unless the name says tokens.
 
     `num_cut` and `num_dropped` are of what was read, the others of what is trained on: `num_ended` counts the
-    rows whose last token to learn ends the answer, `mixture` the rows of each source.
+    rows whose last token to learn ends the answer, `num_left_out` those whose faults were allowed and that
+    can't be encoded, `mixture` the rows of each source.
     """
 
     formats: dict[str, str] = field(default_factory=dict)
@@ -36,6 +39,7 @@ class DataReport:
     num_cut: int = 0
     num_dropped: int = 0
     num_ended: int = 0
+    num_left_out: int = 0
     mixture: dict[str, int] = field(default_factory=dict)
     fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
@@ -55,20 +59,33 @@ class PreparedData:
 
 
 def prepare_data(config: RunConfig, tokenizer: Any) -> PreparedData:
-    """Everything that will be trained and evaluated on, as token ids.
+    """Everything that will be trained and evaluated on, as token ids; every row is checked first.
 
     Raises:
-        DataError: no data, a row that can't be used, or nothing left to learn from.
+        DataError: no data, findings that stand in the way of training, or nothing left to learn from.
+        ConfigError: `allow` or `map` name what doesn't exist.
         DownloadError: the Hub can't be reached, or refuses.
     """
+    known_codes(config.allow)
     report = DataReport()
     sources = config.sources()
-    train = _mix([_encode(each, config, tokenizer, report) for each in sources], sources, config.seed)
+    held_out = [encode_source(each, config, tokenizer) for each in _evaluation_sources(config)]
+    parts = [encode_source(each, config, tokenizer) for each in sources]
+    for source, part in zip(sources, parts, strict=True):
+        report.formats[source.path] = part.checked.layout.name
+        part.checked.evaluation = [each for other in held_out for each in other.checked.signatures]
+        report.notes += verdict(source, part.checked, config, tokenizer)
+    for part in held_out:
+        report.notes += [
+            f"evaluation: {note}" for note in verdict(part.source, part.checked, config, tokenizer)
+        ]
+    train = _mix([part.dataset for part in parts], sources, config.seed)
+    report.num_left_out = sum(part.num_left_out for part in parts)
     if config.max_rows:
         train = train.select(range(min(config.max_rows, len(train))))
-    evaluation = _evaluation_rows(config, tokenizer)
+    evaluation = _evaluation_rows(held_out)
     if config.test_size:
-        train, evaluation = _hold_out(train, config)
+        train, evaluation = _hold_out(train, config, report)
     train = _keep_learnable(train, config, report)
     report.fingerprint = fingerprint(train)
     if len(sources) > 1:
@@ -79,11 +96,51 @@ def prepare_data(config: RunConfig, tokenizer: Any) -> PreparedData:
         evaluation = _keep_learnable(evaluation, config, seen)
         report.num_eval_rows = len(evaluation)
         report.notes += [f"evaluation: {note}" for note in seen.notes]
-        report.notes += _overlap(train, evaluation)
     keep = ["input_ids", "labels"]
     return PreparedData(
         train.select_columns(keep), None if evaluation is None else evaluation.select_columns(keep), report
     )
+
+
+def verdict(source: DatasetSource, checked: Partial, config: RunConfig, tokenizer: Any) -> list[str]:
+    """What a person should know of the source before it is trained on.
+
+    Raises:
+        DataError: it holds what can't be trained on, and that isn't allowed.
+    """
+    model = ModelFit(config.model, tokenizer, None)
+    report = conclude(source.path, checked, allowed=config.allow, model=model)
+    if not report.fit:
+        raise _refused(source, report.log, report.blocking, config)
+    counts = report.log.counts
+    # What the cut costs is said in one sentence of its own (`_keep_learnable`).
+    told = [code for code in counts if CODES[code].level != "info" and code not in ("D205", "D206")]
+    allowed = {code: " (allowed)" for code in config.allow}
+    return [
+        f"{code} {CODES[code].title}: {_first(report.log, code)}{allowed.get(code, '')}"
+        for code in sorted(told)
+    ]
+
+
+def _refused(source: DatasetSource, log: FindingLog, blocking: list[str], config: RunConfig) -> DataError:
+    first = next(each for each in log.kept() if each.code in blocking)
+    others = sum(log.counts[code] for code in blocking) - 1
+    said = f"{first.place.replace(', ', ': ', 1) if first.row is not None else ''} {first.message}".strip()
+    command = f"tunesmith validate {source.path} --method {config.method}"
+    where = f"{source.path}, {first.place}" if first.row is not None else source.path
+    return DataError(
+        f"{said} [{first.code}]"
+        + (f", and {others:,} more like it in the way of training" if others else ""),
+        where=where,
+        fix=f"{first.fix}; {command} shows all, its --fix writes a clean copy, --allow {first.code} accepts it",
+    )
+
+
+def _first(log: FindingLog, code: str) -> str:
+    found = next(each for each in log.kept() if each.code == code)
+    count = log.counts[code]
+    place = "" if found.row is None else f"{found.place} "
+    return f"{place}{found.message}" + (f", and {count - 1:,} more" if count > 1 else "")
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -93,33 +150,6 @@ def fingerprint(dataset: Dataset) -> str:
         for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
             digest.update(array("q", [len(ids), *ids, *labels]).tobytes())
     return digest.hexdigest()
-
-
-def _encode(source: DatasetSource, config: RunConfig, tokenizer: Any, report: DataReport) -> Dataset:
-    dataset = open_dataset(source)
-    where = f"{source.path}, split {source.split}"
-    if len(dataset) == 0:
-        raise DataError(f"{source.path} has no rows", where=where, fix="give a dataset with at least one row")
-    columns = dataset.column_names
-    format_name = detect_format(columns, source)
-    report.formats[source.path] = format_name
-    needed = {"messages": ["messages", "tools"], "prompt-completion": ["prompt", "completion", "tools"]}
-    used = [name for name in needed.get(format_name, ["text"]) if name in columns]
-    chosen = dataset.select_columns(used)
-    refuse_bad_text(chosen, source)
-    encoder = Encoder(tokenizer, format_name, config, source.path)
-    try:
-        return chosen.map(
-            encoder, batched=True, with_indices=True, remove_columns=used, load_from_cache_file=False
-        )
-    except TunesmithError:
-        raise
-    except OSError as error:
-        raise DataError(
-            f"the rows of {source.path} can't be kept: {error.strerror or error}",
-            where=where,
-            fix="make room on the disk, or point HF_HOME at another one",
-        ) from error
 
 
 def _mix(parts: list[Dataset], sources: tuple[DatasetSource, ...], seed: int) -> Dataset:
@@ -142,22 +172,23 @@ def _mix(parts: list[Dataset], sources: tuple[DatasetSource, ...], seed: int) ->
     )
 
 
-def _evaluation_rows(config: RunConfig, tokenizer: Any) -> Dataset | None:
+def _evaluation_sources(config: RunConfig) -> list[DatasetSource]:
+    if config.eval_dataset:
+        return [DatasetSource(path=config.eval_dataset, map=config.map)]
+    if config.dataset_test_split:
+        changes = {"split": config.dataset_test_split, "max_rows": None}
+        return [each.model_copy(update=changes) for each in config.sources()]
+    return []
+
+
+def _evaluation_rows(held_out: list[EncodedSource]) -> Dataset | None:
     import datasets
 
-    if config.eval_dataset:
-        sources = [DatasetSource(path=config.eval_dataset)]
-    elif config.dataset_test_split:
-        changes = {"split": config.dataset_test_split, "max_rows": None}
-        sources = [each.model_copy(update=changes) for each in config.sources()]
-    else:
-        return None
-    return datasets.concatenate_datasets(
-        [_encode(source, config, tokenizer, DataReport()) for source in sources]
-    )
+    return datasets.concatenate_datasets([part.dataset for part in held_out]) if held_out else None
 
 
-def _hold_out(train: Dataset, config: RunConfig) -> tuple[Dataset, Dataset]:
+def _hold_out(train: Dataset, config: RunConfig, report: DataReport) -> tuple[Dataset, Dataset]:
+    """Rows to train and rows to evaluate on; copies of the latter are taken out of the former."""
     size = config.test_size or 0
     count = int(size) if size >= 1 else max(1, round(size * len(train)))
     if count >= len(train):
@@ -167,7 +198,19 @@ def _hold_out(train: Dataset, config: RunConfig) -> tuple[Dataset, Dataset]:
             fix="make it smaller",
         )
     halves = train.train_test_split(test_size=count, seed=config.seed)
-    return halves["train"], halves["test"]
+    held_out = {_row_hash(ids) for ids in halves["test"]["input_ids"]}
+    keep = [i for i, ids in enumerate(halves["train"]["input_ids"]) if _row_hash(ids) not in held_out]
+    copies = len(halves["train"]) - len(keep)
+    if not copies:
+        return halves["train"], halves["test"]
+    if not keep:
+        raise DataError(
+            "every row to train on is held out for evaluation too: the data set is one row, many times",
+            where="test_size",
+            fix="give more rows, or leave test_size out",
+        )
+    report.notes.append(f"{copies} training rows equal rows held out for evaluation, and are left out")
+    return halves["train"].select(keep), halves["test"]
 
 
 def _keep_learnable(dataset: Dataset, config: RunConfig, report: DataReport) -> Dataset:
@@ -200,20 +243,7 @@ def _keep_learnable(dataset: Dataset, config: RunConfig, report: DataReport) -> 
             + " and are cut"
             + (dropped if report.num_dropped else "")
         )
-    if not report.num_ended:
-        report.notes.append(
-            f"0 of {len(keep)} rows train a token that ends the answer: the model won't learn to stop"
-        )
     return dataset if len(keep) == len(dataset) else dataset.select(keep)
-
-
-def _overlap(train: Dataset, evaluation: Dataset) -> list[str]:
-    """A note when rows to evaluate on are, token by token, rows that are trained on."""
-    trained = {_row_hash(ids) for ids in train["input_ids"]}
-    count = sum(_row_hash(ids) in trained for ids in evaluation["input_ids"])
-    if not count:
-        return []
-    return [f"{count} of {len(evaluation)} evaluation rows are trained on too: their loss says little"]
 
 
 def _row_hash(ids: list[int]) -> bytes:

@@ -47,7 +47,7 @@ def open_dataset(source: DatasetSource) -> Dataset:
     except (DataError, DownloadError):
         raise
     except Exception as error:  # loaders raise dozens of kinds; each becomes a sentence (test_bad_input.py)
-        raise _sentence(error, source) from error
+        raise sentence(error, source) from error
     if len(dataset) == 0:
         raise _no_rows(source)
     return dataset.select(range(min(source.max_rows, len(dataset)))) if source.max_rows else dataset
@@ -66,7 +66,7 @@ def _open_file(path: Path, source: DatasetSource) -> Dataset:
     if path.stat().st_size == 0:
         raise DataError(f"{path.name} is empty", where=str(path), fix="write at least one row into it")
     options = _csv_options(path) if loader == "csv" else {}
-    _refuse_other_split(source, ["train"])
+    refuse_other_split(source, ["train"])
     return datasets.load_dataset(loader, data_files={"train": str(path)}, split=source.split, **options)
 
 
@@ -122,10 +122,10 @@ def _open_folder(path: Path, source: DatasetSource) -> Dataset:
 
     if (path / "dataset_dict.json").is_file():
         splits = datasets.load_from_disk(str(path))
-        _refuse_other_split(source, list(splits))
+        refuse_other_split(source, list(splits))
         return _slice(splits, source.split)
     if (path / "state.json").is_file():
-        _refuse_other_split(source, ["train"])
+        refuse_other_split(source, ["train"])
         return _slice({"train": datasets.load_from_disk(str(path))}, source.split)
     return datasets.load_dataset(str(path), source.config, split=source.split)
 
@@ -147,7 +147,12 @@ def _end(to: int | None, size: int) -> int:
     return size if to is None else to
 
 
-def _refuse_other_split(source: DatasetSource, known: list[str]) -> None:
+def refuse_other_split(source: DatasetSource, known: list[str]) -> None:
+    """Make sure that every split that `source` names is known.
+
+    Raises:
+        DataError: one isn't.
+    """
     names = [part.split("[")[0] for part in source.split.split("+")]
     missing = [name for name in names if name not in known]
     if missing:
@@ -164,7 +169,7 @@ def _looks_local(path: str) -> bool:
     )
 
 
-def _sentence(error: Exception, source: DatasetSource) -> DataError | DownloadError:
+def sentence(error: Exception, source: DatasetSource) -> DataError | DownloadError:
     """One sentence for what a loader raised."""
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError

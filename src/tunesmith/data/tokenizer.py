@@ -36,6 +36,18 @@ def load_tokenizer(config: RunConfig) -> Any:
     return tokenizer
 
 
+def vocabulary_size(config: RunConfig) -> int | None:
+    """How many tokens the model knows, from its config.json; None where that can't be had."""
+    from transformers import PretrainedConfig
+
+    try:
+        found, _ = PretrainedConfig.get_config_dict(config.model, revision=config.model_revision)
+    except (OSError, ValueError):  # a folder with a tokenizer alone, or no network: nothing to compare with
+        return None
+    size = found.get("vocab_size") or (found.get("text_config") or {}).get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
 def model_sentence(model: str, error: Exception, part: str) -> ModelError | DownloadError:
     """One sentence for what transformers raised while it loaded `part` of `model`."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError

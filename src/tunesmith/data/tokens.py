@@ -1,4 +1,4 @@
-"""From rows to `input_ids` and `labels`: the same conversion whatever shows or trains it.
+"""From canonical rows to `input_ids` and `labels`: the same whatever checks, shows or trains them.
 
 Labels follow TRL: -100 where a token carries no loss. In `messages` the loss lies on what the template
 renders for the assistant's turns, up to and including the end-of-turn token. The turns are found from the
@@ -7,20 +7,32 @@ template itself (see `turns`), so that templates without generation marks work t
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, NamedTuple
 
-from tunesmith.config.run_config import RunConfig
-from tunesmith.data.formats import Format, check_row
+from tunesmith.data.checks.rows import Row
+from tunesmith.data.layout import Kind
 from tunesmith.data.turns import Span, TurnFinder
-from tunesmith.errors import DataError
 
 IGNORED_LABEL = -100
 
 
-@dataclass(frozen=True)
-class Rendered:
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Tokenise on all cores while inside; the variable is what the tokenizers library reads at every call."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    try:
+        yield
+    finally:
+        # Set, not removed: unset, the library warns about every process that is forked from now on.
+        os.environ["TOKENIZERS_PARALLELISM"] = before or "false"
+
+
+class Rendered(NamedTuple):
     """A row as text and the parts of it that carry loss; `spans` is None where every token does."""
 
     text: str
@@ -28,113 +40,115 @@ class Rendered:
     add_special_tokens: bool
 
 
-@dataclass(frozen=True)
+class Encoded(NamedTuple):
+    """Token ids and labels of equal length, not cut yet."""
+
+    ids: list[int]
+    labels: list[int]
+
+    @property
+    def num_learned(self) -> int:
+        """How many tokens carry loss."""
+        return len(self.labels) - self.labels.count(IGNORED_LABEL)
+
+
 class Encoder:
-    """Encodes batches of rows of one format."""
+    """Renders and encodes canonical rows (`convert`) of one kind."""
 
-    tokenizer: Any
-    format_name: Format
-    config: RunConfig
-    source_path: str
+    def __init__(
+        self,
+        tokenizer: Any,
+        kind: Kind,
+        *,
+        assistant_only_loss: bool = True,
+        completion_only_loss: bool = True,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self._kind = kind
+        self._assistant_only_loss = assistant_only_loss
+        self._completion_only_loss = completion_only_loss
+        # A tokenizer.json may carry the truncation and padding of whoever saved it.
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
 
-    def __call__(self, batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        """`input_ids`, `labels`, the `length` before cutting, and `ends`, for a batch of columns.
+    @cached_property
+    def marks(self) -> frozenset[int]:
+        """Ids of the tokens that may end a turn."""
+        return marker_ids(self.tokenizer)
 
-        `ends` is true where the last token that carries loss is one that ends a turn or a text.
+    def render(self, row: Row) -> list[Rendered]:
+        """A row as the texts that are trained on: one, or chosen and rejected of a pair.
 
         Raises:
-            DataError: a row that can't be rendered or has nothing to learn, with its number and field.
+            Exception: whatever the chat template, a program, raises.
         """
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        rendered = [self._render_checked(row, index) for row, index in zip(rows, indices, strict=True)]
-        encoded = self.tokenizer(
-            [each.text for each in rendered],
-            add_special_tokens=rendered[0].add_special_tokens,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-        )
-        columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "length": [], "ends": []}
-        limit, marks = self.config.max_length, marker_ids(self.tokenizer)
-        for each, index, ids, offsets in zip(
-            rendered, indices, encoded["input_ids"], encoded["offset_mapping"], strict=True
-        ):
-            labels = list(ids) if each.spans is None else label_spans(ids, offsets, each.spans, marks)
-            if all(label == IGNORED_LABEL for label in labels):
-                raise DataError(
-                    f"row {index} has no token to learn: nothing of its answers is rendered",
-                    where=f"{self.source_path}, row {index}",
-                    fix="mend the row, or choose another chat_template",
-                )
-            learned = [label for label in labels[:limit] if label != IGNORED_LABEL]
-            columns["input_ids"].append(ids[:limit])
-            columns["labels"].append(labels[:limit])
-            columns["length"].append(len(ids))
-            columns["ends"].append(bool(learned) and learned[-1] in marks)
-        return columns
+        if self._kind == "preference":
+            asked = {"prompt": row.get("prompt", "" if isinstance(row["chosen"], str) else [])}
+            return [
+                self._render_pair({**row, **asked, "completion": row[side]})
+                for side in ("chosen", "rejected")
+            ]
+        if self._kind == "prompts":
+            return [self._render_prompt(row)]
+        if "text" in row:
+            eos = self.tokenizer.eos_token
+            return [Rendered(row["text"].removesuffix(eos) + eos, None, add_special_tokens=True)]
+        if "messages" in row:
+            return [self._render_turns(row["messages"], row, masked=self._assistant_only_loss)]
+        return [self._render_pair(row)]
 
-    def _render_checked(self, row: dict[str, Any], index: int) -> Rendered:
-        fault = check_row(row, self.format_name)
-        if fault:
-            field, message = fault
-            raise DataError(
-                f"row {index}: {field} {message}",
-                where=f"{self.source_path}, row {index}, {field}",
-                fix="mend the row or take it out",
-            )
-        try:
-            return self.render(row)
-        except Exception as error:  # a chat template is a program and may raise anything (test_tokens.py)
-            raise DataError(
-                f"row {index} can't be rendered by the chat template: {error}",
-                where=f"{self.source_path}, row {index}",
-                fix="mend the row, or choose another chat_template",
-            ) from error
-
-    def render(self, row: dict[str, Any]) -> Rendered:
-        """A checked row as the text that is trained on, and the parts of it that carry loss."""
-        eos = self.tokenizer.eos_token
-        if self.format_name == "text":
-            text = row["text"] if row["text"].endswith(eos) else row["text"] + eos
-            return Rendered(text, None, add_special_tokens=True)
-        if self.format_name == "messages":
-            return self._render_turns(row["messages"], row, masked=self.config.assistant_only_loss)
-        masked = self.config.completion_only_loss
+    def _render_pair(self, row: Row) -> Rendered:
+        masked = self._completion_only_loss
         if isinstance(row["prompt"], list):
             messages, num_given = row["prompt"] + row["completion"], len(row["prompt"])
             return self._render_turns(messages, row, masked=masked, first_learned=num_given)
-        completion = row["completion"] if row["completion"].endswith(eos) else row["completion"] + eos
+        eos = self.tokenizer.eos_token
+        completion = row["completion"].removesuffix(eos) + eos
         text, start = row["prompt"] + completion, len(row["prompt"])
         spans = (Span(start, len(text), len(text) - len(eos)),) if masked else None
         return Rendered(text, spans, add_special_tokens=True)
 
+    def _render_prompt(self, row: Row) -> Rendered:
+        if isinstance(row["prompt"], str):
+            return Rendered(row["prompt"], (), add_special_tokens=True)
+        text = self.tokenizer.apply_chat_template(
+            row["prompt"], tools=row.get("tools"), tokenize=False, add_generation_prompt=True
+        )
+        return Rendered(text, (), add_special_tokens=False)
+
     def _render_turns(
-        self, messages: list[Any], row: dict[str, Any], *, masked: bool, first_learned: int = 0
+        self, messages: list[Any], row: Row, *, masked: bool, first_learned: int = 0
     ) -> Rendered:
-        finder = TurnFinder(self.tokenizer, [plain_message(each) for each in messages], _tools(row))
+        finder = TurnFinder(self.tokenizer, messages, row.get("tools"))
         spans = finder.spans(first_learned) if masked else None
         return Rendered(finder.whole, spans, add_special_tokens=False)
 
+    def encode(self, rendered: Sequence[Rendered]) -> list[Encoded]:
+        """Ids and labels of rendered rows; a batch is tokenised on all cores."""
+        encoded: list[Encoded | None] = [None] * len(rendered)
+        for special in (False, True):
+            places = [index for index, each in enumerate(rendered) if each.add_special_tokens is special]
+            texts = [rendered[index].text for index in places]
+            made = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=special)
+            for index, encoding in zip(places, made, strict=True):
+                encoded[index] = self._labelled(rendered[index], encoding)
+        return [each for each in encoded if each is not None]
 
-def plain_message(message: dict[str, Any]) -> dict[str, Any]:
-    """`message` as a template expects it: text parts joined, and no nulls that only Arrow's schema put in."""
-    plain: dict[str, Any] = _without_nulls(message)
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "".join(part["text"] for part in content)
-    # Templates that know tool calls ask `content is none`; a missing key would be another thing to them.
-    return plain | {"content": content}
+    def offsets(self, rendered: Rendered) -> list[tuple[int, int]]:
+        """For each token of a text the characters [start, end) that it stands for."""
+        made = self.tokenizer.backend_tokenizer.encode(
+            rendered.text, add_special_tokens=rendered.add_special_tokens
+        )
+        found: list[tuple[int, int]] = made.offsets
+        return found
 
-
-def _without_nulls(value: Any) -> Any:
-    # Arrow gives every struct of a column the same keys, null where the file had none.
-    if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _tools(row: dict[str, Any]) -> list[Any] | None:
-    tools = row.get("tools")
-    return _without_nulls(json.loads(tools) if isinstance(tools, str) else tools) or None
+    def _labelled(self, rendered: Rendered, encoding: Any) -> Encoded:
+        ids: list[int] = encoding.ids
+        if rendered.spans is None:
+            return Encoded(ids, list(ids))
+        if not rendered.spans:
+            return Encoded(ids, [IGNORED_LABEL] * len(ids))
+        return Encoded(ids, label_spans(ids, encoding.offsets, rendered.spans, self.marks))
 
 
 def marker_ids(tokenizer: Any) -> frozenset[int]:

@@ -35,7 +35,8 @@ class TurnFinder:
         return tuple(
             self._span(index)
             for index, message in enumerate(self._messages)
-            if message["role"] == "assistant" and index >= first_learned
+            # OpenAI's `weight: 0` keeps a turn in the conversation and out of the loss.
+            if message["role"] == "assistant" and index >= first_learned and message.get("weight") != 0
         )
 
     def _span(self, index: int) -> Span:

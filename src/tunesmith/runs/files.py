@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_text_whole(path: Path, text: str) -> None:
     """Replace `path` by `text`, so that a reader or a crash sees the old content or the new, never a part."""
+    write_bytes_whole(path, text.encode())
+
+
+def write_bytes_whole(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, as `write_text_whole` does."""
+    with replaced_whole(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replaced_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` when it is done, and leaves it alone when that fails."""
     # Not tempfile: its files are for their owner only, and others may want to read a run.
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -1,0 +1,160 @@
+"""What the flags of `tunesmith validate` ask for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.cli.data_options import known_method, model_fit, source_of
+from tunesmith.cli.data_progress import DataProgress
+from tunesmith.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tunesmith.data.fix import Fixes
+    from tunesmith.data.validate import Request
+
+Stream = Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The command line as it was given."""
+
+    data: list[str]
+    method: str
+    model: str | None
+    max_length: int
+    chat_template: str | None
+    maps: list[str]
+    split: str
+    eval_dataset: str | None
+    eval_split: str | None
+    rewards: list[str]
+    fix: Path | None
+    findings: Path | None
+    html: Path | None
+    allow: list[str]
+    duplicates: bool
+    token_rows: int
+    shard: str | None
+    out: Path | None
+    merge: bool
+
+
+def request_of(flags: Flags, view: DataProgress, stream: Stream | None, fixes: Fixes | None) -> Request:
+    """The request, its model's tokenizer and its reward functions loaded.
+
+    Raises:
+        TunesmithError: something that the flags name doesn't exist or can't be loaded.
+    """
+    from tunesmith.data.checks.rewards import load_reward
+    from tunesmith.data.findings import known_codes
+    from tunesmith.data.fix import refuse_output
+    from tunesmith.data.formats import parse_map
+    from tunesmith.data.partial import Checks
+    from tunesmith.data.validate import Request
+
+    if flags.fix:
+        refuse_output(flags.fix, flags.data[0])
+    rewards = {name: load_reward(name) for name in flags.rewards}
+    evaluation = None
+    if flags.eval_dataset or flags.eval_split:
+        evaluation = source_of(flags.eval_dataset or flags.data[0], flags.eval_split or "train")
+    model = model_fit(flags.model, flags.chat_template, view.phase)
+    view.phase("reading the data")
+    return Request(
+        source=source_of(flags.data[0], flags.split),
+        method=flags.method,
+        given=parse_map(flags.maps),
+        allowed=known_codes(code.strip() for each in flags.allow for code in each.split(",")),
+        checks=Checks(duplicates=flags.duplicates),
+        model=model,
+        max_length=flags.max_length,
+        token_rows=flags.token_rows,
+        evaluation=evaluation,
+        rewards=rewards,
+        shard=_shard(flags.shard),
+        stream=_both(stream, fixes.collect if fixes else None),
+        progress=view.advance,
+    )
+
+
+def refuse_odd_combinations(flags: Flags) -> None:
+    """Make sure that the flags make sense together.
+
+    Raises:
+        ConfigError: they don't.
+    """
+    known_method(flags.method)
+    _shard(flags.shard)
+    if len(flags.data) > 1 and not flags.merge:
+        raise ConfigError(
+            f"one data set at a time, not {' '.join(flags.data[:3])}",
+            where="command line",
+            fix="name one, or a folder that holds all files",
+        )
+    named = {"--fix": flags.fix, "--reward": flags.rewards, "--html": flags.html and flags.shard}
+    together = [name for name, given in named.items() if given]
+    if (flags.merge or flags.shard) and together:
+        raise ConfigError(
+            f"{together[0]} doesn't go with {'--merge' if flags.merge else '--shard'}",
+            where="command line",
+            fix=f"leave {together[0]} out, or validate the data in one go",
+        )
+    if flags.merge and flags.shard:
+        raise ConfigError(
+            "--shard and --merge exclude each other",
+            where="command line",
+            fix="run all shards, then merge them",
+        )
+    if flags.rewards and flags.method not in ("grpo", "rloo"):
+        raise ConfigError(
+            f"--reward is for grpo and rloo, not for {flags.method}",
+            where="--reward",
+            fix="add --method grpo",
+        )
+    for name, path in (("--findings", flags.findings), ("--html", flags.html), ("--out", flags.out)):
+        if path and not path.absolute().parent.is_dir():
+            raise ConfigError(f"there is no folder {path.parent}", where=name, fix="make it first")
+
+
+@contextlib.contextmanager
+def findings_file(path: Path | None) -> Iterator[Stream | None]:
+    """A function that writes a finding as a line of `path`, or None where no path is given."""
+    if path is None:
+        yield None
+        return
+    from tunesmith.runs.files import replaced_whole
+
+    with replaced_whole(path) as file:
+
+        def write(finding: Any) -> None:
+            file.write(json.dumps(finding.as_dict()).encode() + b"\n")
+
+        yield write
+
+
+def _both(*streams: Stream | None) -> Stream | None:
+    """One function that hands a finding to all that are there, or None."""
+    there = [each for each in streams if each]
+
+    def call(finding: Any) -> None:
+        for each in there:
+            each(finding)
+
+    return call if there else None
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    index, slash, number = text.partition("/")
+    if not slash or not index.isdecimal() or not number.isdecimal() or not 0 <= int(index) < int(number):
+        raise ConfigError(
+            f"--shard {text!r} should be I/N, with I from 0 to N-1", where="--shard", fix="write --shard 0/4"
+        )
+    return int(index), int(number)

@@ -1,0 +1,174 @@
+"""The words of rows, apart from their structure: what is asked and what is answered, a string each.
+
+Two ways to the same strings: on whole columns where their types are plain, row by row where they aren't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from tunesmith.data.checks.rows import BadRow, Row, read_label
+from tunesmith.data.checks.screen import to_polars
+from tunesmith.data.layout import Layout, get_path
+from tunesmith.data.readers import Batch
+
+_BEFORE = ("system", "messages", "prompt", "user", "input")
+_ANSWER = {
+    "conversation": ("messages", "completion", "assistant", "text"),
+    "preference": ("chosen", "rejected"),
+    "unpaired": ("messages", "completion", "assistant"),
+    "prompts": ("reference",),
+}
+
+
+class RowTexts(NamedTuple):
+    """Row-aligned: `prompts` and `answers` as text, `chosen` and `rejected` in characters, `labels` of KTO.
+
+    `turns` is the number of messages of a conversation.
+    """
+
+    prompts: pl.Series
+    answers: pl.Series
+    chosen: pl.Series | None = None
+    rejected: pl.Series | None = None
+    labels: pl.Series | None = None
+    turns: pl.Series | None = None
+
+
+def texts_of(batch: Batch, layout: Layout) -> RowTexts:
+    """The words of a batch."""
+    frame = to_polars(batch.table, layout) if batch.table is not None else None
+    columns = _columns(frame, layout) if frame is not None else None
+    if columns is None:
+        rows = batch.rows()
+        columns = {slot: _words_of_rows(rows, path, layout, slot) for slot, path in layout.columns.items()}
+    labels = columns.pop("label", None)
+    asked = [columns[slot].before for slot in _BEFORE if slot in columns]
+    slots = ("ranked",) if "ranked" in columns else _ANSWER[layout.kind]
+    answered = [columns[slot].last for slot in slots if slot in columns]
+    if layout.kind == "prompts" and "messages" in columns:
+        asked.append(columns["messages"].last)
+    pair = [columns[slot].whole.str.len_chars() for slot in ("chosen", "rejected") if slot in columns]
+    return RowTexts(
+        _joined(asked, batch.num_rows),
+        _joined(answered, batch.num_rows),
+        pair[0] if len(pair) == 2 else None,
+        pair[1] if len(pair) == 2 else None,
+        labels.whole if labels is not None else None,
+        columns["messages"].turns if "messages" in columns else None,
+    )
+
+
+class _Words(NamedTuple):
+    """Of one slot: all but the last message, the last message, both, and how many messages there are."""
+
+    before: pl.Series
+    last: pl.Series
+    whole: pl.Series
+    turns: pl.Series | None = None
+
+
+def _columns(frame: pl.DataFrame, layout: Layout) -> dict[str, _Words] | None:
+    found = {}
+    for slot in layout.columns:
+        words = _words_of_column(frame[slot], layout, slot)
+        if words is None:
+            return None
+        found[slot] = words
+    return found
+
+
+def _words_of_column(column: pl.Series, layout: Layout, slot: str) -> _Words | None:
+    empty = pl.repeat("", len(column), eager=True, dtype=pl.String)
+    if slot in ("tools", "history"):
+        return _Words(empty, empty, empty)
+    if slot == "label":
+        return _Words(empty, empty, column) if column.dtype == pl.Boolean else None
+    if column.dtype == pl.String:
+        text = column.fill_null("")
+        # A text column that stands before the answer is all before; one that is the answer is all last.
+        return _Words(text if slot in ("system", "prompt", "user", "input") else empty, text, text)
+    if column.dtype == pl.List(pl.String) and slot == "ranked":
+        text = column.list.join("\n").fill_null("")
+        return _Words(empty, text, text)
+    if isinstance(column.dtype, pl.Struct):
+        return _words_of_message(column, layout)
+    if not (isinstance(column.dtype, pl.List) and isinstance(column.dtype.inner, pl.Struct)):
+        return None
+    inner = {field.name: field.dtype for field in column.dtype.inner.fields}
+    if inner.get(layout.content_key) != pl.String:
+        return None
+    said = column.list.eval(pl.element().struct.field(layout.content_key)).list.drop_nulls()
+    every = pl.col(said.name)
+    frame = said.to_frame().select(
+        before=every.list.head((every.list.len().cast(pl.Int64) - 1).clip(0)).list.join("\n").fill_null(""),
+        last=every.list.last().fill_null(""),
+        whole=every.list.join("\n").fill_null(""),
+    )
+    before = frame["whole"] if slot == "prompt" else frame["before"]
+    return _Words(before, frame["last"], frame["whole"], column.list.len().fill_null(0))
+
+
+def _words_of_message(column: pl.Series, layout: Layout) -> _Words | None:
+    if layout.content_key not in column.struct.fields:
+        return None
+    content = column.struct.field(layout.content_key)
+    if content.dtype != pl.String:
+        return None
+    text = content.fill_null("")
+    return _Words(pl.repeat("", len(column), eager=True, dtype=pl.String), text, text)
+
+
+def _words_of_rows(rows: Sequence[Row | BadRow], path: str, layout: Layout, slot: str) -> _Words:
+    values = [None if isinstance(row, BadRow) else get_path(row, path) for row in rows]
+    if slot == "label":
+        labels = pl.Series([read_label(value) for value in values], dtype=pl.Boolean)
+        return _Words(labels, labels, labels)
+    parts = [_pieces(value, layout, slot) for value in values]
+    before = [_text("\n".join(each if slot == "prompt" else each[:-1])) for each in parts]
+    last = [_text(each[-1]) if each else "" for each in parts]
+    whole = [_text("\n".join(each)) for each in parts]
+    if slot in ("system", "user", "input"):
+        before = whole
+    if slot == "ranked":
+        last = whole
+    turns = pl.Series([len(value) if isinstance(value, list) else 0 for value in values], dtype=pl.UInt32)
+    columns = [pl.Series(each, dtype=pl.String) for each in (before, last, whole)]
+    return _Words(columns[0], columns[1], columns[2], turns)
+
+
+def _pieces(value: Any, layout: Layout, slot: str) -> list[str]:
+    if slot in ("tools", "history"):
+        return []
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        plain = isinstance(value, str) or (slot == "reference" and isinstance(value, int | float))
+        return [str(value)] if plain else []
+    found = [_content(each, layout) for each in value]
+    return [each for each in found if each is not None]
+
+
+def _content(message: Any, layout: Layout) -> str | None:
+    content = message.get(layout.content_key) if isinstance(message, dict) else message
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else None
+
+
+def _text(text: str) -> str:
+    """`text` without half characters, which no column can hold."""
+    return text.encode("utf-8", "replace").decode() if not text.isascii() else text
+
+
+def _joined(columns: Sequence[pl.Series], length: int) -> pl.Series:
+    if not columns:
+        return pl.repeat("", length, eager=True, dtype=pl.String)
+    if len(columns) == 1:
+        return columns[0]
+    frame = pl.DataFrame({str(index): column for index, column in enumerate(columns)})
+    return frame.select(pl.concat_str(pl.all(), separator="\n")).to_series()

@@ -1,0 +1,205 @@
+"""What a model's chat template and tokenizer make of the rows: length, loss, ends, and what max_length costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tunesmith.data.checks.rows import BadRow, Row
+from tunesmith.data.convert import convert
+from tunesmith.data.findings import Finding
+from tunesmith.data.layout import Layout
+from tunesmith.data.readers import Batch
+from tunesmith.data.statistics import Lengths, ranks
+from tunesmith.data.tokens import IGNORED_LABEL, Encoded, Encoder, Rendered
+
+# FAULTS.md, F10: beyond this share of rows the loss of answers stops a run that doesn't allow it.
+LOST_SHARE = 0.01
+
+
+@dataclass
+class TokenCounts:
+    """Counts over the texts that were tokenised (a pair has two); they add up over the parts of a data set."""
+
+    max_length: int
+    lengths: Lengths = field(default_factory=Lengths)
+    num_rows: int = 0
+    num_learned: int = 0
+    num_cut: int = 0
+    num_lost_answers: int = 0
+    num_dropped: int = 0
+    num_answer_tokens_lost: int = 0
+    num_ended: int = 0
+    largest_id: int = -1
+    sampled: bool = False
+
+    def merge(self, other: TokenCounts) -> None:
+        """Add another part's counts."""
+        self.lengths.merge(other.lengths)
+        self.largest_id = max(self.largest_id, other.largest_id)
+        self.sampled |= other.sampled
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def as_meta(self) -> dict[str, Any]:
+        """All but the lengths, for a shard's file."""
+        return {name: value for name, value in asdict(self).items() if name != "lengths"}
+
+    @classmethod
+    def from_meta(cls, meta: dict[str, Any], lengths: Lengths) -> TokenCounts:
+        """The counts that a shard's file keeps."""
+        return cls(**meta, lengths=lengths)
+
+    def as_dict(self, model: str) -> dict[str, Any]:
+        """The `tokens` part of the report."""
+        total = self.lengths.total
+        keep = {str(each): self.lengths.percentile(each) for each in (95, 99, 100)}
+        return {
+            "model": model, "num_rows_read": self.num_rows, "sampled": self.sampled, "total": total,
+            **self.lengths.as_dict(), "num_loss_tokens": self.num_learned,
+            "loss_share": round(self.num_learned / total, 4) if total else 0.0, "max_length": self.max_length,
+            "num_cut": self.num_cut, "num_dropped": self.num_dropped,
+            "num_answer_tokens_lost": self.num_answer_tokens_lost, "max_length_to_keep": keep,
+        }  # fmt: skip
+
+
+_SUMS = (
+    "num_rows", "num_learned", "num_cut", "num_lost_answers", "num_dropped", "num_answer_tokens_lost", "num_ended",
+)  # fmt: skip
+
+
+class TokenChecker:
+    """Renders and tokenises rows, those of a seeded sample when `share` is below 1."""
+
+    def __init__(
+        self, encoder: Encoder, layout: Layout, max_length: int, *, share: float = 1.0, seed: int = 42
+    ) -> None:
+        self.max_length = max_length
+        self._encoder = encoder
+        self._layout = layout
+        self._share = share
+        self._seed = seed
+
+    def check(self, batch: Batch, bad: AbstractSet[int], counts: TokenCounts) -> Iterator[Finding]:
+        """Findings of a batch; rows in `bad` have faults that explain whatever would be said here."""
+        chosen = [index for index in self._sample(batch) if index not in bad]
+        counts.sampled |= self._share < 1
+        canonical = [
+            (batch.first_row + index, convert(row, self._layout))
+            for index, row in zip(chosen, batch.rows(chosen), strict=True)
+            if not isinstance(row, BadRow)
+        ]
+        yield from self.check_rows(canonical, counts)
+
+    def check_rows(self, rows: Sequence[tuple[int, Row]], counts: TokenCounts) -> Iterator[Finding]:
+        """Findings of canonical rows with their numbers."""
+        yield from (finding for _, found, _ in self.encode(rows, counts) for finding in found)
+
+    def encode(
+        self, rows: Sequence[tuple[int, Row]], counts: TokenCounts
+    ) -> Iterator[tuple[int, list[Finding], Encoded | None]]:
+        """Row number, findings and ids with labels of every text; None where it can't be rendered."""
+        numbers: list[int] = []
+        rendered: list[Rendered] = []
+        for number, row in rows:
+            try:
+                texts = self._encoder.render(row)
+            except Exception as error:  # a chat template is a program and may raise anything (test_tokens.py)
+                said = str(error).splitlines()[0] if str(error) else type(error).__name__
+                yield (
+                    number,
+                    [Finding("D201", number, None, f"can't be rendered by the chat template: {said[:200]}")],
+                    None,
+                )
+                continue
+            numbers += [number] * len(texts)
+            rendered += texts
+            counts.num_rows += 1
+        encoded = self._encoder.encode(rendered)
+        counts.lengths.add(np.array([len(each.ids) for each in encoded], dtype=np.int64))
+        for number, each in zip(numbers, encoded, strict=True):
+            yield number, list(self._judge(number, each, counts)), each
+
+    def _judge(self, number: int, encoded: Encoded, counts: TokenCounts) -> Iterator[Finding]:
+        ids, labels = encoded
+        limit, learned = self.max_length, encoded.num_learned
+        counts.num_learned += learned
+        if ids:
+            counts.largest_id = max(counts.largest_id, max(ids))
+        bos = self._encoder.tokenizer.bos_token_id
+        if bos is not None and len(ids) > 1 and ids[0] == ids[1] == bos:
+            yield Finding("D202", number, None, f"begins with {self._encoder.tokenizer.bos_token} twice")
+        if not learned and self._layout.kind != "prompts":
+            yield Finding("D204", number, None, "has no token to learn: nothing of its answers is rendered")
+        counts.num_ended += self._ends(labels)
+        if len(ids) <= limit:
+            return
+        counts.num_cut += 1
+        lost = sum(label != IGNORED_LABEL for label in labels[limit:])
+        counts.num_answer_tokens_lost += lost
+        counts.num_lost_answers += lost > 0 and "text" not in self._layout.columns
+        if learned and lost == learned:
+            counts.num_dropped += 1
+            yield Finding(
+                "D206", number, None, f"has {len(ids):,} tokens, and all {lost:,} to learn are cut away"
+            )
+        else:
+            of_it = f", {lost:,} of them to learn" if lost else ""
+            yield Finding(
+                "D205", number, None, f"has {len(ids):,} tokens: {len(ids) - limit:,} are cut{of_it}"
+            )
+
+    def _ends(self, labels: Sequence[int]) -> bool:
+        marks = self._encoder.marks
+        if IGNORED_LABEL not in labels:  # every token is learned: templates write a newline after the end
+            return any(label in marks for label in labels[-3:])
+        return next((label for label in reversed(labels) if label != IGNORED_LABEL), None) in marks
+
+    def _sample(self, batch: Batch) -> list[int]:
+        if self._share >= 1:
+            return list(range(batch.num_rows))
+        rows = np.arange(batch.first_row, batch.first_row + batch.num_rows, dtype=np.uint64)
+        limit = np.uint64(int(self._share * (2**64 - 1)))
+        found: list[int] = np.flatnonzero(ranks(rows + np.uint64(self._seed)) <= limit).tolist()
+        return found
+
+
+def set_findings(
+    counts: TokenCounts, layout: Layout, tokenizer: Any, vocab_size: int | None
+) -> Iterator[Finding]:
+    """What the counts say of the whole set and of how model and tokenizer fit it."""
+    learns = layout.kind != "prompts" and counts.num_rows > 0
+    if learns and not counts.num_ended and counts.num_learned:
+        yield Finding("D203", None, None, f"0 of {counts.num_rows:,} rows train a token that ends the answer")
+    share = counts.num_lost_answers / max(1, counts.num_rows)
+    if share > LOST_SHARE:
+        yield Finding(
+            "D207",
+            None,
+            None,
+            f"max_length {counts.max_length:,} cuts the answers of {counts.num_lost_answers:,} of "
+            f"{counts.num_rows:,} rows ({share:.1%})"
+            + (f", {counts.num_dropped:,} of them whole" if counts.num_dropped else "")
+            + f"; {counts.lengths.percentile(99):,} would keep 99 % of the rows whole",
+        )
+    plain = layout.kind == "conversation" and not is_chat(layout)
+    if layout.kind == "conversation" and not plain and "generation" not in str(tokenizer.chat_template):
+        yield Finding("D208", None, None, "the chat template marks no answers: they are found by rendering")
+    if plain and tokenizer.chat_template and "text" not in layout.columns:
+        yield Finding("D210", None, None, "rows are plain text: the model's chat template is not trained")
+    if vocab_size is not None and counts.largest_id >= vocab_size:
+        yield Finding(
+            "D209",
+            None,
+            None,
+            f"the tokenizer makes the id {counts.largest_id:,}, and the model knows {vocab_size:,} tokens",
+        )
+
+
+def is_chat(layout: Layout) -> bool:
+    """True where rows become conversations, so that the chat template renders them."""
+    return any(slot in layout.columns for slot in ("messages", "user"))

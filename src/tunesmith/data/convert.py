@@ -1,0 +1,182 @@
+"""From a row as it lies in the file to the row that TRL's trainers take; validation and training share it.
+
+Conversations become `messages` (and `tools`), pairs `prompt`, `chosen` and `rejected`, unpaired answers `prompt`,
+`completion` and `label`, prompts `prompt` beside all other columns. Plain text stays plain text.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tunesmith.data.checks.rows import Row, read_label
+from tunesmith.data.checks.tools import calls_of, parsed, tool_list
+from tunesmith.data.layout import CALLING_ROLES, MISSING, Layout, get_path
+from tunesmith.data.pairs import common_prompt, is_transcript, split_transcript
+
+Message = dict[str, Any]
+
+
+def convert(row: Row, layout: Layout) -> Row:
+    """The canonical row of a row without errors."""
+    converter = {
+        "conversation": _conversation,
+        "preference": _preference,
+        "unpaired": _unpaired,
+        "prompts": _prompts,
+    }[layout.kind]
+    return converter(row, layout)
+
+
+def canonical_columns(layout: Layout) -> list[str]:
+    """The columns that `convert` gives for a layout, those of prompts that ride along aside."""
+    return {
+        "conversation": [name for name in ("prompt", "completion") if name in layout.columns]
+        or (["text"] if "text" in layout.columns else ["messages", "tools"]),
+        "preference": ["prompt", "chosen", "rejected"],
+        "unpaired": ["prompt", "completion", "label"],
+        "prompts": ["prompt"],
+    }[layout.kind]
+
+
+def _conversation(row: Row, layout: Layout) -> Row:
+    if "text" in layout.columns:
+        return {"text": _value(row, layout, "text")}
+    if "prompt" in layout.columns:
+        pair = {slot: _side(_value(row, layout, slot), layout) for slot in ("prompt", "completion")}
+        return pair | _tools(row, layout)
+    if "messages" in layout.columns:
+        return {"messages": _asked(row, layout)} | _tools(row, layout)
+    answer = {"role": "assistant", "content": _value(row, layout, "assistant")}
+    return {"messages": [*_asked(row, layout), answer]}
+
+
+def _preference(row: Row, layout: Layout) -> Row:
+    if "ranked" in layout.columns:
+        chosen, rejected = _value(row, layout, "ranked")
+    else:
+        chosen, rejected = _value(row, layout, "chosen"), _value(row, layout, "rejected")
+    prompt = _asked(row, layout)
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    shared = common_prompt(chosen, rejected, layout) or []
+    sides = [_answer_side(value, layout)[len(shared) :] for value in (chosen, rejected)]
+    if not prompt and isinstance(chosen, str) and not is_transcript(chosen):
+        return {"chosen": chosen, "rejected": rejected}
+    start = [] if prompt else _messages(_as_messages(chosen, layout)[: len(shared)], layout)
+    return {"prompt": [*prompt, *start], "chosen": sides[0], "rejected": sides[1]} | _tools(row, layout)
+
+
+def _unpaired(row: Row, layout: Layout) -> Row:
+    label = {"label": read_label(_value(row, layout, "label"))}
+    columns = layout.columns
+    if "prompt" in columns and "completion" in columns:
+        return {slot: _side(_value(row, layout, slot), layout) for slot in ("prompt", "completion")} | label
+    messages = _asked(row, layout)
+    slot = "completion" if "completion" in columns else "assistant"
+    if slot in columns:
+        return {"prompt": messages, "completion": _answer_side(_value(row, layout, slot), layout)} | label
+    return {"prompt": messages[:-1], "completion": messages[-1:]} | label
+
+
+def _prompts(row: Row, layout: Layout) -> Row:
+    prompt = _asked(row, layout)
+    # An answer at the end of the conversation is what the model shall find itself.
+    while isinstance(prompt, list) and prompt and prompt[-1]["role"] == "assistant":
+        prompt = prompt[:-1]
+    used = {slot for name, slot in layout.columns.items() if name not in ("reference",)}
+    rest = {name: value for name, value in row.items() if name not in used and name != "prompt"}
+    return {"prompt": prompt, **rest}
+
+
+def _asked(row: Row, layout: Layout) -> Any:
+    """What comes before the answer: a list of messages, or plain text."""
+    columns = layout.columns
+    if "prompt" in columns:
+        value = _value(row, layout, "prompt")
+        return value if isinstance(value, str) else _messages(value, layout)
+    system = _value(row, layout, "system")
+    start = [{"role": "system", "content": system}] if isinstance(system, str) and system.strip() else []
+    if "messages" in columns:
+        messages = _messages(_value(row, layout, "messages"), layout)
+        return messages if messages and messages[0]["role"] == "system" else start + messages
+    if "user" not in columns:
+        return []
+    for question, answer in _value(row, layout, "history") or ():
+        start += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    words, more = _value(row, layout, "user"), _value(row, layout, "input")
+    content = f"{words}\n{more}" if isinstance(more, str) and more.strip() else words
+    return [*start, {"role": "user", "content": content}]
+
+
+def _side(value: Any, layout: Layout) -> Any:
+    return value if isinstance(value, str) else _messages(value, layout)
+
+
+def _answer_side(value: Any, layout: Layout) -> list[Message]:
+    if isinstance(value, str) and not is_transcript(value):
+        return [{"role": "assistant", "content": value}]
+    return _messages(_as_messages(value, layout), layout)
+
+
+def _as_messages(value: Any, layout: Layout) -> list[Any]:
+    if isinstance(value, str):
+        return split_transcript(value)
+    return [value] if isinstance(value, dict) else list(value)
+
+
+def _messages(messages: list[Any], layout: Layout) -> list[Message]:
+    return [_message(each, layout) for each in messages]
+
+
+def _message(message: Message, layout: Layout) -> Message:
+    """A message with the standard names, its text parts joined, without nulls that only a schema put in."""
+    role_key = layout.role_key if layout.role_key in message else "role"
+    content_key = layout.content_key if layout.content_key in message else "content"
+    said, content = message.get(role_key), message.get(content_key)
+    kept = {key: without_nulls(value) for key, value in message.items() if value is not None}
+    kept.pop(role_key, None)
+    kept.pop(content_key, None)
+    if said in CALLING_ROLES:
+        calls = [{"type": "function", "function": call} for call in calls_of(content) or ()]
+        return kept | {"role": "assistant", "content": None, "tool_calls": calls}
+    if isinstance(content, list):
+        content = "".join(part if isinstance(part, str) else part["text"] for part in content)
+    if kept.get("tool_calls"):
+        kept["tool_calls"] = [_plain_call(call) for call in calls_of(kept["tool_calls"]) or ()]
+    # Templates that know tool calls ask `content is none`; a missing key would be another thing to them.
+    return kept | {"role": layout.roles.get(str(said), said), "content": content}
+
+
+def _plain_call(call: Any) -> Any:
+    """A tool call with its arguments as an object: templates write JSON themselves."""
+    inner = call.get("function") if isinstance(call, dict) else None
+    if isinstance(inner, dict) and isinstance(inner.get("arguments"), str):
+        return call | {"function": inner | {"arguments": parsed(inner["arguments"])}}
+    return call
+
+
+def _tools(row: Row, layout: Layout) -> Row:
+    if "tools" not in layout.columns:
+        return {}
+    tools = tool_list(_value(row, layout, "tools"))
+    return {"tools": without_nulls(tools)} if tools else {}
+
+
+def _value(row: Row, layout: Layout, slot: str) -> Any:
+    if slot not in layout.columns:
+        return None
+    value = get_path(row, layout.columns[slot])
+    return None if value is MISSING else value
+
+
+def without_nulls(value: Any) -> Any:
+    """`value` without null fields: Arrow gives every struct of a column the same keys."""
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def as_json_line(row: Row) -> str:
+    """A row as a line of a JSONL file."""
+    return json.dumps(row, ensure_ascii=False) + "\n"

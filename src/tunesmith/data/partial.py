@@ -1,0 +1,235 @@
+"""What has been found out about a part of a data set. Parts add up: the sum of the shards is the whole."""
+
+from __future__ import annotations
+
+import io
+import json
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith.data.checks import duplicates
+from tunesmith.data.checks.balance import Balance
+from tunesmith.data.checks.duplicates import Signatures
+from tunesmith.data.checks.pieces import GROUPS, Group
+from tunesmith.data.checks.rows import RowChecker
+from tunesmith.data.checks.screen import Screen
+from tunesmith.data.checks.texts import texts_of
+from tunesmith.data.checks.tokens import TokenChecker, TokenCounts
+from tunesmith.data.findings import CODES, Finding, FindingLog
+from tunesmith.data.layout import Layout
+from tunesmith.data.readers import Batch
+from tunesmith.data.statistics import Lengths, Statistics
+from tunesmith.errors import DataError
+from tunesmith.runs.files import write_bytes_whole
+
+VERSION = 1
+# Codes of rows that can't be converted, or not into what their author meant.
+UNREADABLE = frozenset(code for code, meaning in CODES.items() if code < "D100" and meaning.level == "error")
+
+
+@dataclass
+class Partial:
+    """Counts, findings, statistics and signatures of the rows that were read."""
+
+    layout: Layout
+    method: str
+    num_rows: int = 0
+    first_row: int | None = None
+    log: FindingLog = field(default_factory=FindingLog)
+    statistics: Statistics = field(default_factory=Statistics)
+    balance: Balance = field(default_factory=Balance)
+    tokens: TokenCounts | None = None
+    signatures: list[Signatures] = field(default_factory=list)
+    evaluation: list[Signatures] = field(default_factory=list)
+    # Rows with structural errors: they can't be converted. Not part of what a shard keeps.
+    bad_rows: array[int] = field(default_factory=lambda: array("q"))
+
+    def merge(self, other: Partial) -> None:
+        """Take in the next part of the same data.
+
+        Raises:
+            DataError: the parts were read in different ways.
+        """
+        if (self.layout.columns, self.method) != (other.layout.columns, other.method):
+            raise DataError(
+                f"the parts don't fit together: one reads {self.method} from {dict(self.layout.columns)}, "
+                f"another {other.method} from {dict(other.layout.columns)}",
+                where="--merge",
+                fix="validate all shards with the same --method and --map",
+            )
+        if (self.tokens is None) != (other.tokens is None):
+            raise DataError(
+                "some parts were checked with a model and some without",
+                where="--merge",
+                fix="validate all shards with the same --model",
+            )
+        self.num_rows += other.num_rows
+        self.log.merge(other.log)
+        self.statistics.merge(other.statistics)
+        self.balance.merge(other.balance)
+        if self.tokens is not None and other.tokens is not None:
+            self.tokens.merge(other.tokens)
+        self.signatures += other.signatures
+        self.evaluation = self.evaluation or other.evaluation
+
+    def save(self, path: Path) -> None:
+        """Write the part to one file, which `load` reads."""
+        meta = {
+            "version": VERSION, "layout": self.layout.as_dict(), "method": self.method, "num_rows": self.num_rows,
+            "first_row": self.first_row,
+            "counts": dict(self.log.counts),
+            "findings": [[each.code, each.row, each.field, each.message] for each in self.log.kept()],
+            "balance": asdict(self.balance), "sample": self.statistics.sample,
+            "tokens": self.tokens.as_meta() if self.tokens else None,
+        }  # fmt: skip
+        arrays = {"meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)}
+        lengths = {"characters": self.statistics.characters, "turns": self.statistics.turns}
+        if self.tokens:
+            lengths["tokens"] = self.tokens.lengths
+        for name, each in lengths.items():
+            arrays |= {f"{name}.counts": each.counts, f"{name}.sums": np.array([each.maximum, each.total])}
+        for name, parts in (("rows", self.signatures), ("evaluation", self.evaluation)):
+            if parts:
+                signed = duplicates.concatenate(parts).to_arrays()
+                arrays |= {f"{name}.{key}": value for key, value in signed.items()}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        write_bytes_whole(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> Partial:
+        """The part that `save` wrote.
+
+        Raises:
+            DataError: the file is no such part.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            meta = json.loads(arrays.pop("meta").tobytes())
+            if meta["version"] != VERSION:
+                raise ValueError(f"version {meta['version']}")
+            return cls._from(meta, arrays)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path} is no shard that can be merged: {error}",
+                where=str(path),
+                fix="give the files that tunesmith validate --shard wrote",
+            ) from None
+
+    @classmethod
+    def _from(cls, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Partial:
+        def lengths(name: str) -> Lengths:
+            maximum, total = arrays[f"{name}.sums"].tolist()
+            return Lengths(arrays[f"{name}.counts"], maximum, total)
+
+        def signed(name: str) -> list[Signatures]:
+            found = {
+                key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(name)
+            }
+            return [Signatures.from_arrays(found)] if found else []
+
+        part = cls(Layout.from_dict(meta["layout"]), meta["method"], meta["num_rows"], meta["first_row"])
+        part.log.restore(meta["counts"], (Finding(*each) for each in meta["findings"]))
+        sample = [(rank, text) for rank, text in meta["sample"]]
+        part.statistics = Statistics(lengths("characters"), lengths("turns"), sample)
+        part.balance = Balance(**meta["balance"])
+        if meta["tokens"]:
+            part.tokens = TokenCounts.from_meta(meta["tokens"], lengths("tokens"))
+        part.signatures, part.evaluation = signed("rows"), signed("evaluation")
+        return part
+
+
+def merged(parts: list[Partial]) -> Partial:
+    """The sum of the parts of one data set, whatever their order.
+
+    Raises:
+        DataError: there is none, or they don't belong together.
+    """
+    if not parts:
+        raise DataError("there is no shard to merge", where="--merge", fix="give the files of all shards")
+    whole, *others = sorted(parts, key=lambda part: -1 if part.first_row is None else part.first_row)
+    for part in others:
+        whole.merge(part)
+    return whole
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What to look for."""
+
+    groups: frozenset[Group] = GROUPS
+    duplicates: bool = True
+    tokens: TokenChecker | None = None
+
+
+def check_batches(
+    batches: Iterable[Batch],
+    layout: Layout,
+    method: str,
+    checks: Checks,
+    *,
+    stream: Callable[[Finding], None] | None = None,
+) -> Partial:
+    """Read batches and check their rows: the columns are screened, and the rows that they flag are judged."""
+    part = Partial(layout, method, log=FindingLog(stream))
+    if checks.tokens:
+        part.tokens = TokenCounts(checks.tokens.max_length)
+    screen, judge = Screen(layout, checks.groups), RowChecker(layout, checks.groups)
+    for batch in read_ahead(batches):
+        _check(batch, part, checks, screen, judge)
+    return part
+
+
+def _check(batch: Batch, part: Partial, checks: Checks, screen: Screen, judge: RowChecker) -> None:
+    suspects = list(range(batch.num_rows)) if batch.table is None else screen.suspects(batch.table)
+    bad: set[int] = set()
+    for index, row in zip(suspects, batch.rows(suspects), strict=True):
+        for finding in judge(row, batch.first_row + index):
+            part.log.add(finding)
+            if finding.code in UNREADABLE:
+                bad.add(index)
+    part.num_rows += batch.num_rows
+    part.first_row = batch.first_row if part.first_row is None else part.first_row
+    part.bad_rows.extend(batch.first_row + index for index in sorted(bad))
+    texts = texts_of(batch, part.layout)
+    part.balance.add(texts)
+    part.statistics.add_texts(batch.first_row, texts.prompts, texts.answers, texts.turns)
+    if checks.duplicates:
+        numbers = np.arange(batch.first_row, batch.first_row + batch.num_rows, dtype=np.int64)
+        part.signatures.append(duplicates.sign(numbers, texts.prompts, texts.answers))
+    if checks.tokens and part.tokens is not None:
+        part.log.extend(checks.tokens.check(batch, bad, part.tokens))
+
+
+def read_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, the next one read and parsed by a thread while one is worked on."""
+    left = iter(batches)
+
+    def parsed() -> Batch | None:
+        batch = next(left, None)
+        if batch is not None:
+            _ = batch.table
+        return batch
+
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(parsed)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(parsed)
+            yield batch
+
+
+def sign_batches(batches: Iterable[Batch], layout: Layout) -> list[Signatures]:
+    """Signatures of the rows of batches, to compare another data set with."""
+    signed = []
+    for batch in batches:
+        texts = texts_of(batch, layout)
+        numbers = np.arange(batch.first_row, batch.first_row + batch.num_rows, dtype=np.int64)
+        signed.append(duplicates.sign(numbers, texts.prompts, texts.answers))
+    return signed

@@ -1,0 +1,117 @@
+"""The verdict on a data set: every finding, what was read and how, and whether it is fit to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunesmith.data.checks import duplicates
+from tunesmith.data.checks.rewards import RewardReport
+from tunesmith.data.checks.tokens import set_findings
+from tunesmith.data.findings import CODES, Finding, FindingLog
+from tunesmith.data.layout import Layout
+from tunesmith.data.partial import Partial
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `tunesmith validate` says; `layout` is None where the columns fit no format of the method."""
+
+    data: str
+    method: str
+    num_rows: int
+    log: FindingLog
+    layout: Layout | None = None
+    allowed: frozenset[str] = frozenset()
+    statistics: dict[str, Any] = field(default_factory=dict)
+    tokens: dict[str, Any] | None = None
+    rewards: tuple[RewardReport, ...] = ()
+
+    @property
+    def fit(self) -> bool:
+        """True when nothing stands in the way of training."""
+        return not self.blocking
+
+    @property
+    def blocking(self) -> list[str]:
+        """The codes of errors that were found and not allowed."""
+        counts = self.log.counts
+        return [code for code in sorted(counts) if CODES[code].level == "error" and code not in self.allowed]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as the `--json` document has it."""
+        layout = self.layout
+        return {
+            "data": self.data,
+            "format": layout.name if layout else None,
+            "method": self.method,
+            "evidence": list(layout.evidence) if layout else [],
+            "map": dict(layout.columns) if layout else {},
+            "num_rows": self.num_rows,
+            "fit": self.fit,
+            "allowed": sorted(self.allowed),
+            "counts": {code: self.log.counts[code] for code in sorted(self.log.counts)},
+            "findings": [finding.as_dict() for finding in self.log.kept()],
+            "statistics": self.statistics,
+            "tokens": self.tokens,
+            "rewards": [each.as_dict() for each in self.rewards],
+        }
+
+
+@dataclass(frozen=True)
+class ModelFit:
+    """The model that the rows were tokenised for."""
+
+    name: str
+    tokenizer: Any
+    vocab_size: int | None
+
+
+def conclude(
+    data: str,
+    part: Partial,
+    *,
+    allowed: Collection[str] = (),
+    model: ModelFit | None = None,
+    rewards: Sequence[RewardReport] = (),
+) -> Report:
+    """The report on all that was read: findings of rows, and those that only the whole set shows."""
+    log = part.log
+    log.extend(part.balance.findings(part.layout))
+    if not part.num_rows:
+        log.add(Finding("D306", None, None, "there is no row in it"))
+    if part.signatures:
+        signed = duplicates.concatenate(part.signatures)
+        # The same prompt with several answers is what preferences and unpaired answers are made of.
+        several = part.layout.kind in ("preference", "unpaired")
+        found = duplicates.duplicate_findings(signed)
+        log.extend(each for each in found if not (several and each.code == "D305"))
+        if part.evaluation:
+            log.extend(duplicates.leakage_findings(signed, duplicates.concatenate(part.evaluation)))
+    tokens = None
+    if part.tokens and model:
+        log.extend(set_findings(part.tokens, part.layout, model.tokenizer, model.vocab_size))
+        tokens = part.tokens.as_dict(model.name)
+    statistics = part.statistics.as_dict()
+    if balance := part.balance.as_dict():
+        statistics["balance"] = balance
+    return Report(
+        data,
+        part.method,
+        part.num_rows,
+        log,
+        part.layout,
+        frozenset(allowed),
+        statistics,
+        tokens,
+        tuple(rewards),
+    )
+
+
+def no_format(data: str, method: str, num_rows: int, said: str, allowed: Collection[str] = ()) -> Report:
+    """The report on a data set whose columns fit no format of the method."""
+    log = FindingLog()
+    code = "D107" if num_rows else "D306"
+    log.add(Finding(code, None, None, said if num_rows else "there is no row in it"))
+    return Report(data, method, num_rows, log, allowed=frozenset(allowed))

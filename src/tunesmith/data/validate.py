@@ -1,0 +1,147 @@
+"""Validation from end to end: open the data, tell its format, check every row, conclude."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from tunesmith.config.run_config import DatasetSource
+from tunesmith.data.checks.rewards import RewardReport, check_reward
+from tunesmith.data.checks.rows import BadRow, Row
+from tunesmith.data.checks.tokens import TokenChecker
+from tunesmith.data.convert import convert
+from tunesmith.data.findings import Finding
+from tunesmith.data.formats import detect, no_layout
+from tunesmith.data.layout import Layout
+from tunesmith.data.partial import Checks, Partial, check_batches, sign_batches
+from tunesmith.data.readers import Batch
+from tunesmith.data.report import ModelFit, Report, conclude, no_format
+from tunesmith.data.row_source import RowSource, open_rows, shard_of
+from tunesmith.data.tokens import Encoder
+from tunesmith.errors import DataError
+
+# Tokenising is the slow part: beyond so many rows a seeded sample of so many is taken unless told otherwise.
+TOKEN_ROWS = 200_000
+REWARD_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to validate and how; `model` and `max_length` bring the token checks."""
+
+    source: DatasetSource
+    method: str
+    given: Mapping[str, str] = field(default_factory=dict)
+    allowed: frozenset[str] = frozenset()
+    checks: Checks = field(default_factory=Checks)
+    model: ModelFit | None = None
+    max_length: int = 1024
+    token_rows: int = TOKEN_ROWS
+    evaluation: DatasetSource | None = None
+    rewards: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    shard: tuple[int, int] | None = None
+    stream: Callable[[Finding], None] | None = None
+    # Called with every batch that was read and the size of the files in bytes, where that is known.
+    progress: Callable[[Batch, int | None], None] | None = None
+
+
+def validate(request: Request) -> Report:
+    """The report on a data set.
+
+    Raises:
+        DataError, DownloadError: it can't be opened or read at all.
+        ConfigError: the given columns don't exist.
+    """
+    rows = open_rows(request.source)
+    layout, sample = told_format(rows, request.method, request.given)
+    if layout is None:
+        said = no_layout(request.method, column_names(sample), sample)
+        num_rows = len(sample)
+        return no_format(request.source.path, request.method, num_rows, said, request.allowed)
+    part = check(request, rows, layout)
+    reports, found = _rewards(request, sample, layout)
+    part.log.extend(found)
+    return conclude(request.source.path, part, allowed=request.allowed, model=request.model, rewards=reports)
+
+
+def check_shard(request: Request) -> Partial:
+    """What is found in one shard, to be merged with the others.
+
+    Raises:
+        DataError: the columns fit no format of the method; or as `validate`.
+    """
+    rows = open_rows(request.source)
+    layout, sample = told_format(rows, request.method, request.given)
+    if layout is None:
+        raise DataError(no_layout(request.method, column_names(sample), sample), where=request.source.path)
+    return check(request, rows, layout)
+
+
+def told_format(
+    rows: RowSource, method: str, given: Mapping[str, str]
+) -> tuple[Layout | None, list[Row | BadRow]]:
+    """The layout for a method, and the rows that it was told from."""
+    sample = rows.sample()
+    return detect(method, column_names(sample), sample, given), sample
+
+
+def column_names(sample: list[Row | BadRow]) -> list[str]:
+    """All columns of a sample, in the order they appear."""
+    names = chain.from_iterable(row for row in sample if isinstance(row, dict))
+    return [str(name) for name in dict.fromkeys(names)]
+
+
+def check(request: Request, rows: RowSource, layout: Layout) -> Partial:
+    """Every row of the request's data, or of its shard, checked."""
+    checks = request.checks
+    if request.model:
+        checker = _token_checker(request, rows, layout, request.model)
+        checks = Checks(checks.groups, checks.duplicates, checker)
+    batches = _watched(request, _batches(request, rows, layout), rows.num_bytes)
+    part = check_batches(batches, layout, request.method, checks, stream=request.stream)
+    if request.evaluation:
+        held_out = open_rows(request.evaluation)
+        other, sample = told_format(held_out, request.method, request.given)
+        if other is None:
+            raise DataError(
+                f"evaluation: {no_layout(request.method, column_names(sample), sample)}",
+                where=request.evaluation.path,
+            )
+        part.evaluation = sign_batches(held_out.batches(other.root_columns), other)
+    return part
+
+
+def _batches(request: Request, rows: RowSource, layout: Layout) -> Iterator[Batch]:
+    columns = None if layout.kind == "prompts" else layout.root_columns
+    if request.shard is None:
+        return rows.batches(columns)
+    return shard_of(rows, *request.shard, columns=columns)
+
+
+def _watched(request: Request, batches: Iterator[Batch], num_bytes: int | None) -> Iterator[Batch]:
+    for batch in batches:
+        yield batch
+        if request.progress:
+            request.progress(batch, num_bytes)
+
+
+def _token_checker(request: Request, rows: RowSource, layout: Layout, model: ModelFit) -> TokenChecker:
+    total = rows.count() if request.token_rows else 0
+    share = min(1.0, request.token_rows / total) if total else 1.0
+    return TokenChecker(Encoder(model.tokenizer, layout.kind), layout, request.max_length, share=share)
+
+
+def _rewards(
+    request: Request, sample: list[Row | BadRow], layout: Layout
+) -> tuple[list[RewardReport], list[Finding]]:
+    """Reward functions, called on the first rows."""
+    reports, findings = [], []
+    usable = [(number, row) for number, row in enumerate(sample) if isinstance(row, dict)][:REWARD_ROWS]
+    for name, function in request.rewards.items():
+        canonical = [convert(row, layout) for _, row in usable]
+        report, found = check_reward(function, name, canonical, row_numbers=[number for number, _ in usable])
+        reports += [report] if report else []
+        findings += found
+    return reports, findings

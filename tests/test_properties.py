@@ -1,0 +1,183 @@
+"""What holds of `validate` whatever the rows: it never falls over, counts every row, and shards add up to the whole."""
+
+import json
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from corpus_broken import BROKEN
+from corpus_broken_sets import fits
+from corpus_clean import CLEAN
+from corpus_rows import Case, jsonl, messages, raw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from templates import CHATML, tokenizer_with
+
+from tunesmith.config.run_config import DatasetSource
+from tunesmith.data import readers
+from tunesmith.data.findings import CODES
+from tunesmith.data.layout import SLOTS
+from tunesmith.data.partial import Partial
+from tunesmith.data.report import conclude
+from tunesmith.data.validate import Request, check_shard, validate
+from tunesmith.errors import TunesmithError
+
+METHODS = ["sft", "dpo", "kto", "grpo"]
+each_method = pytest.mark.parametrize("method", METHODS)
+few = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+
+KEYS = [
+    *SLOTS, "conversations", "from", "role", "content", "value", "instruction", "output", "question", "answer", "input",
+    "tool_calls", "tool_call_id", "function", "name", "arguments", "type", "weight", "preferred_output", "id", "", "a.b",
+]  # fmt: skip
+WORDS = [
+    "user", "assistant", "system", "tool", "human", "gpt", "function_call", "Hello there.", "", " ", "\u200b", "true",
+    "[]", "{}", "null", "<|im_end|>", "\ud83d", "\x00", "\n\nHuman: a\n\nAssistant: b", "[[[[", '{"name": 1}', "2024-01-01",
+]  # fmt: skip
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.integers(10**30, 10**40), st.floats(), st.sampled_from(WORDS),
+    st.text(st.characters(), max_size=6), st.text(st.characters(categories=["Cs", "Co", "Cc", "Cf", "Zs"]), max_size=3),
+)  # fmt: skip
+keys = st.sampled_from(KEYS) | st.text(max_size=3)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=5), max_leaves=12
+)
+turns = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(WORDS[:7]), "content": values}, optional={"tool_calls": values, "weight": values}
+    )
+    | st.fixed_dictionaries({"from": st.sampled_from(WORDS[:7]), "value": values})
+    | values,
+    max_size=5,
+)
+
+
+@st.composite
+def nested(draw) -> object:
+    """A value inside up to thirty lists and objects."""
+    value = draw(scalars)
+    for key in draw(st.lists(st.none() | keys, max_size=30)):
+        value = [value] if key is None else {key: value}
+    return value
+
+
+rows = st.dictionaries(st.sampled_from(KEYS), values | turns | nested(), max_size=5) | st.fixed_dictionaries(
+    {},
+    optional={name: turns | scalars for name in ("messages", "prompt", "completion", "chosen", "rejected")}
+    | {"label": scalars, "tools": values, "text": scalars, "answer": scalars, "system": scalars, "history": values},
+)
+# Lines that are no row, or an odd one.
+ODD_LINES = [
+    b"", b"  \t", b"\r", b"{", b"}", b"[]", b"7", b"null", b'"text"', b"\xff\xfe", b'{"text": "\xe9"}', b'{"text": 1} {}',
+    b'{"text": NaN}', b'{"text": 1e999}', b'{"text": ' + b"9" * 5000 + b"}", b'{"text": "a", "text": 2}', b"{'text': 1}",
+    b'{"text": "tab\there"}', b"[" * 3000, b'{"messages": ' + b"[" * 3000 + b"]" * 3000 + b"}", b'{"prompt": "\\ud800"}',
+    b"\xef\xbb\xbf{}", b"{}\x00", b'{"text": "2024-01-01 00:00:00"}', b'{"": {}}', b"{}",
+]  # fmt: skip
+lines = st.lists(st.sampled_from(ODD_LINES) | rows.map(lambda row: json.dumps(row).encode()), min_size=1, max_size=8)
+
+
+@each_method
+def test_arbitrary_rows_are_judged_without_falling_over(method):
+    @few
+    @given(lines, st.sampled_from([b"\n", b"\r\n"]))
+    def judged(written, end):
+        with TemporaryDirectory() as folder:
+            path = raw(Path(folder), end.join(written))
+            num_rows = sum(bool(line.strip()) for line in path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"))
+            try:
+                document = validate(Request(DatasetSource(path=str(path)), method)).as_dict()
+            except TunesmithError:
+                return
+        assert document["num_rows"] == num_rows
+        assert all(found["code"] in CODES for found in document["findings"])
+        assert all(found["row"] is None or 0 <= found["row"] < num_rows for found in document["findings"])
+        assert sum(document["counts"].values()) == len(document["findings"])
+        assert json.loads(json.dumps(document)) == document
+
+    judged()
+
+
+@each_method
+def test_arbitrary_rows_meet_a_tokenizer_without_falling_over(method):
+    model = fits(lambda: tokenizer_with(CHATML))()
+
+    @few
+    @given(st.lists(rows, min_size=1, max_size=6))
+    def judged(made):
+        with TemporaryDirectory() as folder:
+            source = DatasetSource(path=str(jsonl(Path(folder), made)))
+            try:
+                document = validate(Request(source, method, model=model, max_length=64)).as_dict()
+            except TunesmithError:
+                return
+        assert document["num_rows"] == len(made)
+        assert all(found["code"] in CODES for found in document["findings"])
+
+    judged()
+
+
+def readable(case: Case) -> bool:
+    return not {"D107", "D306"} & {code for code, *_ in case.expected}
+
+
+CASES = [case for case in [*BROKEN, *CLEAN] if readable(case)]
+cases = st.sampled_from(CASES)
+
+
+def test_shards_add_up_to_the_whole(tmp_path):
+    made: dict[str, tuple[Request, dict]] = {}
+
+    @settings(few, max_examples=150)
+    @given(cases, st.integers(1, 5), st.randoms(use_true_random=False))
+    def adds_up(case, number, random):
+        if case.name not in made:
+            folder = tmp_path / str(len(made))
+            folder.mkdir()
+            request = case.request(folder)
+            made[case.name] = request, validate(request).as_dict()
+        request, whole = made[case.name]
+        shards = list(range(number))
+        random.shuffle(shards)
+        parts = []
+        for shard in shards:
+            part = check_shard(Request(**{**vars(request), "shard": (shard, number)}))
+            part.save(tmp_path / f"{shard}.part")
+            parts.append(Partial.load(tmp_path / f"{shard}.part"))
+        first, *others = parts
+        for other in others:
+            first.merge(other)
+        assert conclude(request.source.path, first, model=request.model).as_dict() == whole
+
+    adds_up()
+
+
+@pytest.mark.parametrize("size", [1, 700])
+def test_the_size_of_chunks_makes_no_difference(size, tmp_path, monkeypatch):
+    for number, case in enumerate(CASES[:: 4 if size > 1 else 12]):
+        if any("very large" in case.name for _ in case.rows):
+            continue
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        request = case.request(folder)
+        whole = validate(request).as_dict()
+        with monkeypatch.context() as patched:
+            patched.setattr(readers, "CHUNK_BYTES", size)
+            patched.setattr(readers, "BATCH_ROWS", 5)
+            assert validate(request).as_dict() == whole, case.name
+
+
+@cache
+def _dialogue() -> list[dict]:
+    return messages.rows(12)
+
+
+@few
+@given(st.lists(st.sampled_from([b"", b" ", b"\t", b"\r"]), max_size=4), st.integers(0, 12))
+def test_blank_lines_are_no_rows_wherever_they_stand(blank, at):
+    written = [json.dumps(row).encode() for row in _dialogue()]
+    with TemporaryDirectory() as folder:
+        path = raw(Path(folder), b"\n".join([*written[:at], *blank, *written[at:]]))
+        report = validate(Request(DatasetSource(path=str(path)), "sft"))
+    assert report.num_rows == len(written)
+    assert report.fit

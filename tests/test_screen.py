@@ -1,0 +1,228 @@
+"""The screen over columns against the judge of rows: it never clears what the judge faults, and clears much."""
+
+import sys
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from corpus_broken import BLANKS, BROKEN, CONTROL_TOKENS, CONTROLS
+from corpus_broken_sets import EMAIL, KEYS, PRIVATE_KEY
+from corpus_clean import CLEAN, CODE, SCRIPTS
+from corpus_rows import (
+    Format,
+    alpaca,
+    better_worse,
+    completion,
+    completion_chat,
+    grpo_chat,
+    grpo_messages,
+    grpo_problem,
+    grpo_text,
+    jsonl,
+    kto_alpaca,
+    kto_chat,
+    kto_messages,
+    kto_text,
+    messages,
+    openai_pairs,
+    pair_chat,
+    pair_hh,
+    pair_implicit,
+    pair_text,
+    parquet,
+    qa,
+    ranking,
+    ranking_alpaca,
+    sentence,
+    sharegpt,
+    sharegpt_tools,
+    text,
+    tools,
+)  # fmt: skip
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tunesmith.data.checks.pieces import GROUPS
+from tunesmith.data.checks.rows import RowChecker
+from tunesmith.data.checks.screen import Screen
+from tunesmith.data.checks.text import BLANK, CONTROL, is_blank, text_faults
+from tunesmith.data.checks.texts import texts_of
+from tunesmith.data.formats import detect
+from tunesmith.data.readers import Batch, read_jsonl, read_parquet
+from tunesmith.data.row_source import open_rows
+from tunesmith.data.validate import column_names, told_format
+
+FORMATS = {
+    "messages": messages, "tools": tools, "sharegpt": sharegpt, "sharegpt_tools": sharegpt_tools, "alpaca": alpaca,
+    "qa": qa, "completion": completion, "completion_chat": completion_chat, "text": text, "pair_text": pair_text,
+    "pair_chat": pair_chat, "pair_implicit": pair_implicit, "pair_hh": pair_hh, "better_worse": better_worse,
+    "ranking": ranking, "ranking_alpaca": ranking_alpaca, "openai_pairs": openai_pairs, "kto_text": kto_text,
+    "kto_chat": kto_chat, "kto_messages": kto_messages, "kto_alpaca": kto_alpaca, "grpo_text": grpo_text,
+    "grpo_chat": grpo_chat, "grpo_problem": grpo_problem, "grpo_messages": grpo_messages,
+}  # fmt: skip
+# Shapes that are flagged whatever they hold: with tools, histories or ranks, or with the prompt in both answers.
+JUDGED = {"tools", "sharegpt_tools", "alpaca", "kto_alpaca", "ranking_alpaca", "pair_implicit", "pair_hh", "openai_pairs"}
+GROUP_SETS = [GROUPS, *(frozenset({group}) for group in sorted(GROUPS))]
+each_format = pytest.mark.parametrize("shape", FORMATS.values(), ids=FORMATS)
+each_case = pytest.mark.parametrize("case", [*BROKEN, *CLEAN], ids=lambda case: case.name)
+
+
+def layout_of(shape: Format):
+    rows = shape.rows(12)
+    return detect(shape.method, column_names(rows), rows)
+
+
+def table_of(rows) -> pa.Table | None:
+    """The rows in Arrow; None where they fit no schema."""
+    try:
+        return pa.Table.from_struct_array(pa.array(rows))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, ValueError):
+        return None
+
+
+def cleared_but_faulted(table, readings, layout, groups=GROUPS) -> list:
+    """What the judge finds in rows that the screen clears; `readings` are ways to read the rows of the table."""
+    suspects, judge = set(Screen(layout, groups).suspects(table)), RowChecker(layout, groups)
+    cleared = [index for index in range(table.num_rows) if index not in suspects]
+    return [(rows[index], found) for rows in readings for index in cleared if (found := judge(rows[index], index))]
+
+
+def opened(case, folder):
+    """The layout of a corpus data set and its batches; no layout where it has none."""
+    source = open_rows(case.request(folder).source)
+    layout, _ = told_format(source, case.method, case.given)
+    return layout, list(source.batches()) if layout else []
+
+
+@each_case
+def test_no_fault_of_the_corpora_is_cleared(case, tmp_path):
+    layout, batches = opened(case, tmp_path)
+    for batch in batches:
+        rows = batch.rows()
+        if batch.table is not None:
+            for groups in GROUP_SETS:
+                assert cleared_but_faulted(batch.table, [rows], layout, groups) == []
+        judge = RowChecker(layout)
+        # A fault makes a batch fit no schema at times; alone its row has one.
+        for row in [row for row in rows if isinstance(row, dict) and judge(row, 0)][:5]:
+            table = table_of([row])
+            assert table is None or cleared_but_faulted(table, [[row]], layout) == []
+
+
+@each_case
+def test_texts_are_the_same_by_columns_and_row_by_row(case, tmp_path):
+    layout, batches = opened(case, tmp_path)
+    for batch in batches:
+        by_row = Batch(batch.first_row, batch.num_rows, lambda: None, batch.rows, batch.num_bytes)
+        assert as_lists(texts_of(batch, layout)) == as_lists(texts_of(by_row, layout))
+
+
+def as_lists(texts) -> dict:
+    columns = texts._asdict().items()
+    return {name: column.to_list() if column is not None else None for name, column in columns}
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in JUDGED])
+def test_clean_rows_are_cleared(name, tmp_path):
+    rows = FORMATS[name].rows(40)
+    layout = layout_of(FORMATS[name])
+    assert Screen(layout).suspects(table_of(rows)) == []
+    for batch in [*read_jsonl(jsonl(tmp_path, rows)), *read_parquet(parquet(tmp_path, rows))]:
+        assert Screen(layout).suspects(batch.table) == []
+
+
+def test_only_alpaca_rows_with_a_history_are_flagged():
+    rows = [row | {"history": row["history"] or None} for row in alpaca.rows(20)]
+    with_history = [index for index, row in enumerate(rows) if row["history"]]
+    assert Screen(layout_of(alpaca)).suspects(table_of(rows)) == with_history
+
+
+def test_only_the_broken_row_is_flagged():
+    rows = messages.rows(200)
+    rows[117]["messages"][-1]["content"] += "<|im_end|>"
+    assert Screen(layout_of(messages)).suspects(table_of(rows)) == [117]
+
+
+@pytest.mark.parametrize("words", [SCRIPTS, CODE], ids=["scripts", "code"])
+def test_what_only_looks_like_a_fault_is_mostly_cleared(words):
+    rows = [{"text": each} for each in words]
+    assert len(Screen(layout_of(text)).suspects(table_of(rows))) <= len(rows) // 3
+
+
+ODD = "".join(BLANKS.values()) + "".join(CONTROLS.values()) + "\x1c\x1d\x1e\x1f\x85\u180e\u2028\u2029\ufffe|<>[]/@.a"
+SECRETS = [*KEYS.values(), PRIVATE_KEY, EMAIL]
+TOLD = st.one_of(
+    st.just(None),
+    st.sampled_from([*BLANKS.values(), *CONTROLS.values(), *CONTROL_TOKENS.values(), *SECRETS, *SCRIPTS, *CODE]),
+    st.text(st.sampled_from(ODD), max_size=5),
+    st.text(max_size=8),
+    st.integers(0, 5).map(sentence),
+    st.sampled_from(["\n\nHuman: a\n\nAssistant: b", "Human: a\n\nAssistant:", "\n\nHuman: \n\nAssistant: ", "[]", "true"]),
+)
+ROLE_KEYS, NAMES = {"role", "from"}, [
+    "system", "developer", "user", "assistant", "tool", "human", "gpt", "function_call", "observation", "User", "x", "",
+]  # fmt: skip
+
+
+def like(value, key=""):
+    """Values of the type of `value`, nulls among them; a field may be left out."""
+    if isinstance(value, dict):
+        inner = {name: like(each, name) for name, each in value.items()}
+        return st.none() | st.fixed_dictionaries({}, optional=inner) | st.fixed_dictionaries(inner)
+    if isinstance(value, list):
+        kinds = value[:1] or [""]
+        plain = st.fixed_dictionaries({name: like(each, name) for name, each in kinds[0].items()}) if (
+            isinstance(kinds[0], dict)) else like(kinds[0])
+        return st.none() | st.lists(plain, max_size=4) | st.lists(like(kinds[0]), max_size=3)
+    if isinstance(value, bool):
+        return st.none() | st.booleans()
+    if isinstance(value, int | float):
+        return st.none() | st.integers(-3, 3)
+    return st.none() | st.sampled_from(NAMES) if key in ROLE_KEYS else TOLD
+
+
+@each_format
+def test_no_fault_of_arbitrary_rows_is_cleared(shape):
+    layout, full = layout_of(shape), shape.make(3, full=True)
+    row = st.fixed_dictionaries({}, optional={name: like(value, name) for name, value in full.items()})
+    column = st.fixed_dictionaries({name: like(value, name) for name, value in full.items()})
+
+    @settings(max_examples=100, deadline=None, derandomize=True, database=None)
+    @given(st.lists(row | column | st.just(full), min_size=1, max_size=8), st.sampled_from(GROUP_SETS))
+    def never_cleared(rows, groups):
+        rows = [full, *rows]
+        table = table_of(rows)
+        if table is not None:
+            assert cleared_but_faulted(table, [rows, table.to_pylist()], layout, groups) == []
+
+    never_cleared()
+
+
+@each_format
+def test_texts_of_arbitrary_rows_are_the_same_both_ways(shape):
+    layout, full = layout_of(shape), shape.make(3, full=True)
+    row = st.fixed_dictionaries({name: like(value, name) for name, value in full.items()})
+
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    @given(st.lists(row, min_size=1, max_size=5))
+    def same(rows):
+        table = table_of([full, *rows])
+        if table is None:
+            return
+        read = table.to_pylist()
+
+        def chosen(indices):
+            return read if indices is None else [read[index] for index in indices]
+
+        by_column, by_row = (Batch(0, len(read), lambda loaded=each: loaded, chosen, 1) for each in (table, None))
+        assert as_lists(texts_of(by_column, layout)) == as_lists(texts_of(by_row, layout))
+
+    same()
+
+
+def test_every_character_is_the_same_to_the_screen_and_to_the_judge():
+    characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
+    column = pl.Series(characters)
+    assert column.str.contains(BLANK).to_list() == [is_blank(each) for each in characters]
+    controls = [any(code == "D016" for code, _ in text_faults(each)) for each in characters]
+    assert column.str.contains(CONTROL).to_list() == controls
