@@ -9,8 +9,8 @@
 
     uv run scripts/validate_dataset.py DATASET METHOD [options]
 
-DATASET is a Hub id, a file or a folder; METHOD is sft, dpo, reward, kto, grpo or rloo. Everything after them goes
-to `tunesmith validate`: --model MODEL, --fix clean.jsonl, --map prompt=question ... (--help lists them).
+DATASET is a Hub id, a file or a folder; METHOD is sft, dpo, reward, kto, grpo or rloo. Everything after them
+goes to `tunesmith validate`: --model MODEL, --fix clean.jsonl, --map prompt=question ... (--help lists them).
 """
 
 import sys

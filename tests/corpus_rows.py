@@ -182,6 +182,15 @@ grpo_chat = Format("grpo", lambda i, full=False: {"prompt": _asked(i), "solution
 grpo_problem = Format("grpo", lambda i, full=False: {"problem": question(i), "ground_truth": str(7 * i)})
 grpo_messages = Format("grpo", lambda i, full=False: {"messages": _asked(i), "answer": 7 * i})
 
+FORMATS = {
+    "messages": messages, "tools": tools, "sharegpt": sharegpt, "sharegpt_tools": sharegpt_tools, "alpaca": alpaca,
+    "qa": qa, "completion": completion, "completion_chat": completion_chat, "text": text, "pair_text": pair_text,
+    "pair_chat": pair_chat, "pair_implicit": pair_implicit, "pair_hh": pair_hh, "better_worse": better_worse,
+    "ranking": ranking, "ranking_alpaca": ranking_alpaca, "openai_pairs": openai_pairs, "kto_text": kto_text,
+    "kto_chat": kto_chat, "kto_messages": kto_messages, "kto_alpaca": kto_alpaca, "grpo_text": grpo_text,
+    "grpo_chat": grpo_chat, "grpo_problem": grpo_problem, "grpo_messages": grpo_messages,
+}  # fmt: skip
+
 
 def jsonl(folder: Path, rows: Iterable[Any]) -> Path:
     return raw(folder, "".join(json.dumps(row) + "\n" for row in rows).encode())

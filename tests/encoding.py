@@ -6,7 +6,6 @@ from pathlib import Path
 from tiny import _train_tokenizer, write_jsonl
 
 from tunesmith.config.run_config import DatasetSource, RunConfig
-
 from tunesmith.data.encoded_rows import encode_source
 from tunesmith.data.prepare import prepare_data, verdict
 from tunesmith.data.tokens import IGNORED_LABEL

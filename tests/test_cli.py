@@ -19,11 +19,16 @@ from tunesmith.errors import RunInterrupted, RunStopped
 SURFACE = """
 demo: --debug --hub --json --run-dir --seed
 init: --debug --json --out method
-train: --assistant-only-loss --chat-template --completion-only-loss --dataset --dataset-config \
+validate: --allow --chat-template --debug --duplicates --eval-dataset --eval-split --findings --fix --html \
+--json --map --max-length --merge --method --model --no-duplicates --out --reward --shard --split \
+--token-rows data
+preview: --chat-template --debug --json --map --max-length --method --model --number --row --seed --split \
+-n data
+train: --allow --assistant-only-loss --chat-template --completion-only-loss --dataset --dataset-config \
 --dataset-test-split --dataset-train-split --debug --device --dry-run --early-stopping-patience \
 --eval-dataset --eval-steps --global-batch-size --gradient-checkpointing --json --learning-rate \
 --load-best-model-at-end --logging-steps --lora-alpha --lora-dropout --lora-r --lora-target-modules \
---lr-scheduler-type --max-length --max-rows --max-steps --model --model-revision \
+--lr-scheduler-type --map --max-length --max-rows --max-steps --model --model-revision \
 --no-assistant-only-loss --no-completion-only-loss --no-gradient-checkpointing \
 --no-load-best-model-at-end --no-trust-remote-code --num-train-epochs --precision --project \
 --run-dir --run-name --save-steps --save-total-limit --seed --set --test-size --trackio-space-id \

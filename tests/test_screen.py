@@ -8,37 +8,7 @@ import pytest
 from corpus_broken import BLANKS, BROKEN, CONTROL_TOKENS, CONTROLS
 from corpus_broken_sets import EMAIL, KEYS, PRIVATE_KEY
 from corpus_clean import CLEAN, CODE, SCRIPTS
-from corpus_rows import (
-    Format,
-    alpaca,
-    better_worse,
-    completion,
-    completion_chat,
-    grpo_chat,
-    grpo_messages,
-    grpo_problem,
-    grpo_text,
-    jsonl,
-    kto_alpaca,
-    kto_chat,
-    kto_messages,
-    kto_text,
-    messages,
-    openai_pairs,
-    pair_chat,
-    pair_hh,
-    pair_implicit,
-    pair_text,
-    parquet,
-    qa,
-    ranking,
-    ranking_alpaca,
-    sentence,
-    sharegpt,
-    sharegpt_tools,
-    text,
-    tools,
-)  # fmt: skip
+from corpus_rows import FORMATS, Format, alpaca, jsonl, messages, parquet, sentence, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,14 +22,6 @@ from tunesmith.data.readers import Batch, read_jsonl, read_parquet
 from tunesmith.data.row_source import open_rows
 from tunesmith.data.validate import column_names, told_format
 
-FORMATS = {
-    "messages": messages, "tools": tools, "sharegpt": sharegpt, "sharegpt_tools": sharegpt_tools, "alpaca": alpaca,
-    "qa": qa, "completion": completion, "completion_chat": completion_chat, "text": text, "pair_text": pair_text,
-    "pair_chat": pair_chat, "pair_implicit": pair_implicit, "pair_hh": pair_hh, "better_worse": better_worse,
-    "ranking": ranking, "ranking_alpaca": ranking_alpaca, "openai_pairs": openai_pairs, "kto_text": kto_text,
-    "kto_chat": kto_chat, "kto_messages": kto_messages, "kto_alpaca": kto_alpaca, "grpo_text": grpo_text,
-    "grpo_chat": grpo_chat, "grpo_problem": grpo_problem, "grpo_messages": grpo_messages,
-}  # fmt: skip
 # Shapes that are flagged whatever they hold: with tools, histories or ranks, or with the prompt in both answers.
 JUDGED = {"tools", "sharegpt_tools", "alpaca", "kto_alpaca", "ranking_alpaca", "pair_implicit", "pair_hh", "openai_pairs"}
 GROUP_SETS = [GROUPS, *(frozenset({group}) for group in sorted(GROUPS))]

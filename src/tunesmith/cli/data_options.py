@@ -87,7 +87,7 @@ def source_of(data: str, split: str) -> DatasetSource:
 
 
 def model_fit(model: str | None, chat_template: str | None, phase: Callable[[str], None]) -> ModelFit | None:
-    """The tokenizer of `model` with its chat template, and the size of the model's vocabulary; None without one.
+    """The tokenizer of `model` with its chat template, and the size of its vocabulary; None without one.
 
     Raises:
         ConfigError: a template was given without a model.

@@ -137,7 +137,8 @@ def verb(command: str, as_json: bool, debug: bool) -> Iterator[Output]:
     except (KeyboardInterrupt, typer.Abort):
         out.error(interrupted("interrupted"))
         code = EXIT_INTERRUPTED
-    except typer.Exit:
+    except typer.Exit:  # a verb's own exit code, such as 1 for findings
+        out.close()
         raise
     except Exception as error:  # the last resort: a bug of ours, reported as one (test_cli.py)
         if debug:

@@ -56,7 +56,6 @@ def validate(
     with verb("validate", as_json, debug) as stream:
         refuse_odd_combinations(flags)
         fit = _keep_shard(stream, flags) if shard else _report(stream, flags)
-        stream.close()
         if not fit:
             raise typer.Exit(EXIT_FINDINGS)
 

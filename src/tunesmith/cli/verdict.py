@@ -18,7 +18,7 @@ _STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 
 
 def say_verdict(out: Output, report: Report, fixed: Path | None = None) -> None:
-    """What was read, every code that was found with its first places, the lengths, the verdict, the way on."""
+    """What was read, every code that was found with its first places, lengths, verdict, and the way on."""
     for line in _lines(report):
         out.styled(line)
     next_command = _next(report, fixed)

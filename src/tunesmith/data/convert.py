@@ -1,7 +1,7 @@
 """From a row as it lies in the file to the row that TRL's trainers take; validation and training share it.
 
-Conversations become `messages` (and `tools`), pairs `prompt`, `chosen` and `rejected`, unpaired answers `prompt`,
-`completion` and `label`, prompts `prompt` beside all other columns. Plain text stays plain text.
+Conversations become `messages` (and `tools`), pairs `prompt`, `chosen` and `rejected`, unpaired answers
+`prompt`, `completion` and `label`, prompts `prompt` beside all other columns. Plain text stays plain text.
 """
 
 from __future__ import annotations

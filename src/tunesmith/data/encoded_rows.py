@@ -1,4 +1,4 @@
-"""A source, checked and encoded: its rows become a file of token ids as they are read, never all in memory."""
+"""A source, checked and encoded: rows become a file of token ids as they are read, never all in memory."""
 
 from __future__ import annotations
 

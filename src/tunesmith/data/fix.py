@@ -1,4 +1,4 @@
-"""A clean copy of a data set: rows that can't be trained on dropped, small faults repaired, all converted and counted."""
+"""A clean copy of a data set: bad rows dropped, small faults repaired, all converted, and all counted."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt",),
     "completion": ("completion",),
     "user": (
-        "instruction", "question", "query", "user", "human", "problem", "request", "input", "context", "prompt",
+        "instruction", "question", "query", "user", "human", "problem", "request", "input", "context",
+        "prompt",
     ),
     "assistant": (
         "output", "answer", "response", "assistant", "reply", "solution", "target", "completion", "answers",
@@ -33,7 +34,9 @@ NAMES: dict[str, tuple[str, ...]] = {
         "loser",
     ),
     "label": ("label", "kto_tag", "desirable", "thumbs_up"),
-    "reference": ("answer", "solution", "ground_truth", "reference", "target", "final_answer", "output", "label"),
+    "reference": (
+        "answer", "solution", "ground_truth", "reference", "target", "final_answer", "output", "label",
+    ),
     "system": ("system", "system_prompt", "system_message"),
     "tools": ("tools", "functions"),
     "history": ("history",),

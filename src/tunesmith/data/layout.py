@@ -46,7 +46,7 @@ PLAIN_ROLES: Mapping[str, str] = MappingProxyType({role: role for role in ROLES}
 
 @dataclass(frozen=True)
 class Layout:
-    """A format that was found or given: `columns` says which column (a path like `input.messages`) fills a slot.
+    """A format, found or given: `columns` says which column (a path like `input.messages`) fills a slot.
 
     `roles` maps the names that the data use to the standard ones; `evidence` says, in sentences, why this is
     the format; `overrides` is what to write to choose otherwise.

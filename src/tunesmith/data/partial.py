@@ -81,7 +81,8 @@ class Partial:
     def save(self, path: Path) -> None:
         """Write the part to one file, which `load` reads."""
         meta = {
-            "version": VERSION, "layout": self.layout.as_dict(), "method": self.method, "num_rows": self.num_rows,
+            "version": VERSION, "layout": self.layout.as_dict(), "method": self.method,
+            "num_rows": self.num_rows,
             "first_row": self.first_row,
             "counts": dict(self.log.counts),
             "findings": [[each.code, each.row, each.field, each.message] for each in self.log.kept()],

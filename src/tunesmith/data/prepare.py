@@ -1,4 +1,4 @@
-"""The data stage of a run: open, check, convert, encode, cut, mix and split, with a count of all that was lost."""
+"""The data stage of a run: open, check, convert, encode, cut, mix and split, and count what was lost."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def verdict(source: DatasetSource, checked: Partial, config: RunConfig, tokenize
     counts = report.log.counts
     # What the cut costs is said in one sentence of its own (`_keep_learnable`).
     told = [code for code in counts if CODES[code].level != "info" and code not in ("D205", "D206")]
-    allowed = {code: " (allowed)" for code in config.allow}
+    allowed = dict.fromkeys(config.allow, " (allowed)")
     return [
         f"{code} {CODES[code].title}: {_first(report.log, code)}{allowed.get(code, '')}"
         for code in sorted(told)
@@ -132,7 +132,8 @@ def _refused(source: DatasetSource, log: FindingLog, blocking: list[str], config
         f"{said} [{first.code}]"
         + (f", and {others:,} more like it in the way of training" if others else ""),
         where=where,
-        fix=f"{first.fix}; {command} shows all, its --fix writes a clean copy, --allow {first.code} accepts it",
+        fix=f"{first.fix}; {command} shows all, its --fix writes a clean copy, "
+        f"--allow {first.code} accepts it",
     )
 
 

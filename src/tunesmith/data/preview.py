@@ -1,4 +1,4 @@
-"""Rows as the trainer sees them: the rendered text in pieces, each with loss or without, special tokens apart."""
+"""Rows as the trainer sees them: rendered text in pieces, each with loss or without, special tokens apart."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class PreviewRow:
-    """One text of a row; a pair has two, named `chosen` and `rejected`. `fault` says why there are no pieces."""
+    """One text of a row; a pair has two, `chosen` and `rejected`. `fault` says why there are no pieces."""
 
     row: int
     name: str
@@ -96,7 +96,7 @@ class Viewer:
         """A row's texts in pieces, or what is wrong with it."""
         errors = [each for each in self._judge(row, number) if CODES[each.code].level == "error"]
         if errors or isinstance(row, BadRow):
-            yield PreviewRow(number, "row", fault=f"{errors[0].place}: {errors[0].message}")
+            yield PreviewRow(number, "row", fault=f"{errors[0].field or 'the row'}: {errors[0].message}")
             return
         try:
             rendered = self._encoder.render(convert(row, self._layout))

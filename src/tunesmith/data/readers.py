@@ -1,8 +1,8 @@
 """Files as batches of rows with their numbers, read lazily, so that memory doesn't grow with the file.
 
-A batch is an Arrow table where its rows fit one schema, and Python rows in any case: what doesn't parse becomes a
-`BadRow` at its place rather than an error that hides all the others. Parsing waits until a batch is asked for its
-rows, so that a shard can pass over the others' batches.
+A batch is an Arrow table where its rows fit one schema, and Python rows in any case: what doesn't parse becomes
+a `BadRow` at its place rather than an error that hides all the others. Parsing waits until a batch is asked for
+its rows, so that a shard can pass over the others' batches.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from tunesmith.data.checks.rows import BadRow, Row
 
-# Large enough that a batch keeps two cores busy, small enough that several fit into the caches' neighbourhood.
+# Large enough to keep all cores busy with a batch, small enough that a few of them take little memory.
 CHUNK_BYTES = 16 << 20
 BATCH_ROWS = 16_384
 
@@ -67,7 +67,7 @@ class Batch:
 
 
 def read_file(path: Path, columns: Sequence[str] | None = None) -> Iterator[Batch]:
-    """The batches of a .jsonl, .json, .parquet, .csv or .tsv file; only `columns` where the format can do that.
+    """The batches of a .jsonl, .json, .parquet, .csv or .tsv file; only `columns` where that is possible.
 
     Raises:
         OSError, ArrowInvalid: the file as a whole can't be read.
@@ -249,7 +249,7 @@ class _JsonParser:
 
 
 def _is_settled(kind: pa.DataType) -> bool:
-    """False where later rows may well be of another type: all null so far, or text that looked like a date."""
+    """False where later rows may be of another type: all null so far, or text that looked like a date."""
     if pa.types.is_list(kind):
         return _is_settled(kind.value_type)
     if pa.types.is_struct(kind):

@@ -1,4 +1,4 @@
-"""Any data set as numbered batches of rows: files are read in place, everything else goes through `datasets`."""
+"""Any data set as numbered batches of rows: files read in place, everything else through `datasets`."""
 
 from __future__ import annotations
 
@@ -85,11 +85,12 @@ class RowSource:
         first = 0
         for path in self.files:
             try:
+                end = first
                 for batch in read_file(path, columns):
                     batch.first_row += first
+                    end = batch.first_row + batch.num_rows
                     yield batch
-                    last = batch.first_row + batch.num_rows
-                first = last
+                first = end
             except TunesmithError:
                 raise
             except (
@@ -140,7 +141,7 @@ def open_rows(source: DatasetSource) -> RowSource:
 
 
 def _files_of(folder: Path) -> tuple[Path, ...]:
-    """The files that `datasets` takes for the train split of a folder; none where it has to read them itself."""
+    """The files that `datasets` takes for the train split of a folder; none where it must read them itself."""
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return ()
     import datasets
@@ -197,7 +198,7 @@ def _limited(ranges: list[tuple[int, int]], max_rows: int | None) -> list[tuple[
 def shard_of(
     rows: RowSource, index: int, number: int, columns: Sequence[str] | None = None
 ) -> Iterator[Batch]:
-    """The batches of shard `index` (0-based) of `number`: consecutive rows, all shards within one row of a size."""
+    """The batches of shard `index` (0-based) of `number`: consecutive rows, all shards of a size."""
     total = rows.count()
     start, stop = total * index // number, total * (index + 1) // number
     batches = rows.batches(columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ class Lengths:
         top = max(self.percentile(99.5), 1)
         width = max(1, -(-(top + 1) // _NUM_BARS))
         edges = list(range(0, top + width + 1, width))
-        sums = [int(self.counts[low:high].sum()) for low, high in zip(edges, edges[1:], strict=False)]
+        sums = [int(self.counts[low:high].sum()) for low, high in pairwise(edges)]
         sums[-1] += int(self.counts[edges[-1] :].sum())
         edges[-1] = max(edges[-1], self.maximum + 1)
         return {"edges": edges, "counts": sums}

@@ -8,6 +8,7 @@ template itself (see `turns`), so that templates without generation marks work t
 from __future__ import annotations
 
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -163,26 +164,43 @@ def label_spans(
 ) -> list[int]:
     """`ids` where a token lies in a span, -100 elsewhere; a span ends with the token that ends its turn."""
     labels = [IGNORED_LABEL] * len(ids)
+    num_tokens = len(ids)
+    # Tokens that a post-processor adds at the end stand at (0, 0), out of order.
+    while num_tokens > 1 and offsets[num_tokens - 1] == (0, 0):
+        num_tokens -= 1
     for span in spans:
-        inside = [
-            i
-            for i, place in enumerate(offsets)
-            if _overlaps(place, span) and (place[1] <= span.end or ids[i] not in marks)
-        ]
-        marked = [i for i in inside if ids[i] in marks]
-        if span.words_end is None:
-            last = marked[-1] if marked else None
-        else:
-            last = next((i for i in marked if offsets[i][0] >= span.words_end), None)
-        for i in inside:
-            # What is rendered after the end-of-turn token (a newline) is never generated: don't learn it.
-            if last is None or i <= last:
-                labels[i] = ids[i]
+        first, end = _inside(offsets, span, num_tokens)
+        # A mark that reaches beyond the span belongs to what follows.
+        while end > first and offsets[end - 1][1] > span.end and ids[end - 1] in marks:
+            end -= 1
+        last = _turn_end(ids, offsets, span, (first, end), marks)
+        # What is rendered after the end-of-turn token (a newline) is never generated: don't learn it.
+        stop = end if last is None else last + 1
+        labels[first:stop] = ids[first:stop]
     return labels
 
 
-def _overlaps(place: tuple[int, int], span: Span) -> bool:
-    first, last = place
+def _inside(offsets: list[tuple[int, int]], span: Span, num_tokens: int) -> tuple[int, int]:
+    """The range of tokens that lie in a span, found by bisection: offsets are in order."""
     # A token that straddles the start holds the answer's first letters (TRL learns it too). Tokenizers that
     # trim offsets give a token of spaces no width; it stands where its last space ended.
-    return last > span.start and (first < span.end or first == last == span.end)
+    first = bisect_right(offsets, span.start, 0, num_tokens, key=lambda place: place[1])
+    end = bisect_left(offsets, span.end, first, num_tokens, key=lambda place: place[0])
+    while end < num_tokens and offsets[end] == (span.end, span.end):
+        end += 1
+    return first, end
+
+
+def _turn_end(
+    ids: list[int],
+    offsets: list[tuple[int, int]],
+    span: Span,
+    inside: tuple[int, int],
+    marks: frozenset[int],
+) -> int | None:
+    """The token that ends the turn: the first mark after its words, or the last where they aren't known."""
+    first, end = inside
+    if span.words_end is None:
+        return next((i for i in range(end - 1, first - 1, -1) if ids[i] in marks), None)
+    after = bisect_left(offsets, span.words_end, first, end, key=lambda place: place[0])
+    return next((i for i in range(after, end) if ids[i] in marks), None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunesmith.config.run_config import DatasetSource
 from tunesmith.data.checks.rewards import RewardReport, check_reward
-from tunesmith.data.checks.rows import BadRow, Row
+from tunesmith.data.checks.rows import BadRow, Row, RowChecker
 from tunesmith.data.checks.tokens import TokenChecker
 from tunesmith.data.convert import convert
 from tunesmith.data.findings import Finding
@@ -62,7 +62,9 @@ def validate(request: Request) -> Report:
         return no_format(request.source.path, request.method, num_rows, said, request.allowed)
     part = check(request, rows, layout)
     reports, found = _rewards(request, sample, layout)
-    part.log.extend(found)
+    # An empty reference was found already, on all rows and not only those that the reward was called with.
+    known = {each.row for each in part.log.kept() if each.code == "D106"}
+    part.log.extend(each for each in found if not (each.code == "D106" and each.row in known))
     return conclude(request.source.path, part, allowed=request.allowed, model=request.model, rewards=reports)
 
 
@@ -138,10 +140,20 @@ def _rewards(
 ) -> tuple[list[RewardReport], list[Finding]]:
     """Reward functions, called on the first rows."""
     reports, findings = [], []
-    usable = [(number, row) for number, row in enumerate(sample) if isinstance(row, dict)][:REWARD_ROWS]
+    judge = RowChecker(layout)
+    sound = [
+        (number, convert(row, layout))
+        for number, row in enumerate(sample)
+        if not isinstance(row, BadRow) and not any(each.level == "error" for each in judge(row, number))
+    ][:REWARD_ROWS]
     for name, function in request.rewards.items():
-        canonical = [convert(row, layout) for _, row in usable]
-        report, found = check_reward(function, name, canonical, row_numbers=[number for number, _ in usable])
+        report, found = check_reward(
+            function,
+            name,
+            [row for _, row in sound],
+            row_numbers=[number for number, _ in sound],
+            reference=layout.columns.get("reference"),
+        )
         reports += [report] if report else []
         findings += found
     return reports, findings

@@ -1,4 +1,4 @@
-"""What only all rows together show of a method's data: answers longer than those they beat, labels out of balance."""
+"""What only all rows show of a method's data: better answers that are longer, labels out of balance."""
 
 from __future__ import annotations
 

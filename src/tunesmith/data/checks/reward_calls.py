@@ -9,11 +9,12 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,11 @@ from tunesmith.errors import ConfigError
 
 # A call that takes longer is taken for one that never comes back; the slowest honest ones ask a model.
 TIME_LIMIT_S = 20.0
+# What TRL 1.16 hands to a reward function besides the columns (GRPOTrainer._calculate_rewards), and the
+# columns that it keeps back.
+GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+KEPT_BACK = ("prompt", "completion", "completion_ids")
+
 
 # --- loading --------------------------------------------------------------------------------------------
 
@@ -52,7 +58,7 @@ def load_reward(name: str) -> Callable[..., Any]:
         raise _refusal(name, f"{attribute!r} of {source} is a class, not a function", fix)
     if not callable(found):
         kind = type(found).__name__
-        raise _refusal(name, f"{attribute!r} of {source} is a {kind}, not a function", "name a function")
+        raise _refusal(name, f"{attribute!r} of {source} is of type {kind}, no function", "name a function")
     return found  # type: ignore[no-any-return]
 
 
@@ -130,10 +136,9 @@ def first_line(error: BaseException) -> str:
 def _silenced() -> Iterator[None]:
     """Keep what is printed, by Python or by a child process, away from the user's stdout."""
     with contextlib.ExitStack() as stack:
-        nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123 - no path
-        with contextlib.suppress(
-            OSError, ValueError, AttributeError
-        ):  # no such descriptor: then nothing can reach it
+        nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+        # Where there is no such stream or descriptor, nothing can reach it.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             sys.stdout.flush()
             kept = os.dup(1)
             stack.callback(os.close, kept)
@@ -169,14 +174,15 @@ class Call:
 
 
 def call_reward(function: Callable[..., Any], arguments: dict[str, Any]) -> Call:
-    """Call a reward as TRL does, on copies, in silence and for a limited time; it raises nothing."""
+    """Call a reward as TRL does, on copies, in silence and for a limited time; what it raises is kept."""
     call = Call()
 
     def run() -> None:
         started = time.perf_counter()
         try:
             value = function(**copy.deepcopy(arguments))
-            call.value = asyncio.run(value) if _is_async(function) else value
+            value = asyncio.run(value) if _is_async(function) else value
+            call.value = list(value) if isinstance(value, Iterator) else value
         except BaseException as error:  # whatever it raises, SystemExit too, is what is to be reported
             call.error = error
         call.seconds = time.perf_counter() - started
@@ -189,8 +195,10 @@ def call_reward(function: Callable[..., Any], arguments: dict[str, Any]) -> Call
         if not thread.is_alive() and isinstance(call.error, ValueError) and "signal" in str(call.error):
             call.error = None
             run()
+            if isinstance(call.error, KeyboardInterrupt):
+                raise call.error
     if thread.is_alive():
-        sys.stdout, sys.stderr = _Muted(sys.stdout, thread), _Muted(sys.stderr, thread)  # type: ignore[assignment]
+        sys.stdout, sys.stderr = _Muted(sys.stdout, thread), _Muted(sys.stderr, thread)
         return Call(hung=True, seconds=TIME_LIMIT_S)
     return call
 
@@ -199,3 +207,70 @@ def _is_async(function: Callable[..., Any]) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
     return any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None))))  # noqa: B004
+
+
+# --- TRL's side of the contract ------------------------------------------------------------------------
+
+
+def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a reward, by name."""
+    try:
+        return dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # some callables written in C have none: the call will show
+        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+
+
+def signature_fault(parameters: dict[str, inspect.Parameter], columns: list[str]) -> str | None:
+    """Why TRL can't call it: TRL passes everything by keyword, the columns too."""
+    if twice := [name for name in columns if name in GIVEN[:2]]:
+        return f"can't be called: TRL passes {twice[0]} itself, so that no column may be named so"
+    passed = [*GIVEN, *columns]
+    unnamed = [name for name, each in parameters.items() if each.kind is each.POSITIONAL_ONLY]
+    if unnamed:
+        return f"takes {', '.join(unnamed)} by position only, where TRL passes everything by name"
+    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [
+        name for name, each in parameters.items() if each.default is each.empty and each.kind not in rest
+    ]
+    if missing := [name for name in needed if name not in passed]:
+        there = ", ".join(["prompt", *columns])
+        return (
+            f"needs {', '.join(map(repr, missing))}, which is no column of the data; the columns are: {there}"
+        )
+    takes_rest = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    refused = [name for name in passed if name not in parameters]
+    if refused and not takes_rest:
+        return f"doesn't take {', '.join(refused)}, which TRL passes: add **kwargs to its parameters"
+    return None
+
+
+def short(text: str | None) -> str:
+    """A text in quotes, on one line, cut after 60 characters."""
+    said = " ".join((text or "").split())
+    return repr(said if len(said) <= 60 else f"{said[:57]}...")
+
+
+def as_rewards(value: Any, number: int) -> list[float | None] | str:
+    """The rewards that TRL would make of what a function returned, or a sentence on why it can't."""
+    if inspect.iscoroutine(value):
+        value.close()
+        return "returns a coroutine: make the function itself `async def`, for TRL to await it"
+    if hasattr(value, "tolist"):  # arrays and tensors
+        value = value.tolist()
+    # TRL takes whatever it can iterate over; of these, texts, sets and the keys of a dict are no rewards.
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping | Set):
+        return f"returns {short(repr(value))} for {number} completions, not a list of {number} numbers"
+    value = list(value)
+    if len(value) != number:
+        return f"returns {len(value)} rewards for {number} completions"
+    rewards: list[float | None] = []
+    for each in value:
+        if isinstance(each, str) or not (each is None or hasattr(each, "__float__")):
+            return f"returns {short(repr(each))} among the rewards, which is not a number"
+        try:
+            rewards.append(None if each is None else float(each))
+        except OverflowError:
+            rewards.append(math.inf)
+        except (TypeError, ValueError, RuntimeError):  # the last: a tensor of several numbers
+            return f"returns {short(repr(each))} among the rewards, which is not a number"
+    return rewards

@@ -5,13 +5,23 @@ from __future__ import annotations
 import inspect
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import Any
 
 from tunesmith.data.checks import reward_calls
-from tunesmith.data.checks.reward_calls import Call, call_reward, first_line, load_reward
+from tunesmith.data.checks.reward_calls import (
+    KEPT_BACK,
+    Call,
+    as_rewards,
+    call_reward,
+    first_line,
+    load_reward,
+    parameters_of,
+    short,
+    signature_fault,
+)
 from tunesmith.data.checks.text import is_blank
 from tunesmith.data.findings import Finding
 
@@ -28,11 +38,6 @@ REFERENCE_COLUMNS = (
     "answer", "solution", "ground_truth", "reference", "reference_answer", "target", "final_answer",
     "expected_answer", "gold", "output", "label",
 )  # fmt: skip
-# What TRL 1.16 hands to a reward function besides the columns (GRPOTrainer._calculate_rewards), and the
-# columns that it keeps back.
-_GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
-_KEPT_BACK = ("prompt", "completion", "completion_ids")
-
 _UNRELATED = "I would rather talk about the weather: it has been raining here since Tuesday."
 _EMPTY = "an empty completion"
 _REFERENCE = "the reference answer"
@@ -86,20 +91,22 @@ def check_reward(
     name: str,
     rows: Sequence[dict[str, Any]],
     row_numbers: Sequence[int] | None = None,
+    reference: str | None = None,
 ) -> tuple[RewardReport | None, list[Finding]]:
     """What a reward makes of completions that are known to be good or bad, and what is wrong with it.
 
-    Rows are canonical GRPO rows; 64 of them, evenly spread, are used. There is no report where a reward can't
-    be called or doesn't give rewards.
+    Rows are canonical GRPO rows; 64 of them, evenly spread, are used. `reference` is the column with the
+    reference answers; without it one of REFERENCE_COLUMNS is. There is no report where a reward can't be
+    called or doesn't give rewards.
     """
     if not rows:
         return None, []
     numbers = row_numbers if row_numbers is not None else range(len(rows))
-    columns = list(dict.fromkeys(key for row in rows for key in row if key not in _KEPT_BACK))
-    parameters = _parameters(function)
-    if fault := _signature_fault(parameters, columns):
+    columns = list(dict.fromkeys(key for row in rows for key in row if key not in KEPT_BACK))
+    parameters = parameters_of(function)
+    if fault := signature_fault(parameters, columns):
         return None, [Finding("D501", None, f"reward {name}", fault)]
-    column = _reference_column(parameters, columns)
+    column = reference if reference in columns else _reference_column(parameters, columns)
     references = [_as_text(row.get(column)) if column else None for row in rows]
     picked = (
         [i * len(rows) // COMPLETIONS for i in range(COMPLETIONS)]
@@ -118,35 +125,6 @@ def check_reward(
     return report, trial.findings
 
 
-def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    try:
-        return dict(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # some callables written in C have none: the call will show
-        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
-
-
-def _signature_fault(parameters: dict[str, inspect.Parameter], columns: list[str]) -> str | None:
-    """Why TRL can't call it: TRL passes everything by keyword, the columns too."""
-    passed = [*_GIVEN, *columns]
-    unnamed = [name for name, each in parameters.items() if each.kind is each.POSITIONAL_ONLY]
-    if unnamed:
-        return f"takes {', '.join(unnamed)} by position only, where TRL passes everything by name"
-    rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [
-        name for name, each in parameters.items() if each.default is each.empty and each.kind not in rest
-    ]
-    if missing := [name for name in needed if name not in passed]:
-        there = ", ".join(["prompt", *columns])
-        return (
-            f"needs {', '.join(map(repr, missing))}, which is no column of the data; the columns are: {there}"
-        )
-    takes_rest = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    refused = [name for name in passed if name not in parameters]
-    if refused and not takes_rest:
-        return f"doesn't take {', '.join(refused)}, which TRL passes: add **kwargs to its parameters"
-    return None
-
-
 def _reference_column(parameters: dict[str, inspect.Parameter], columns: list[str]) -> str | None:
     """The column with the reference answers: one that the reward names, else the likeliest."""
     there = [name for name in REFERENCE_COLUMNS if name in columns]
@@ -159,7 +137,7 @@ def _as_text(value: Any) -> str | None:
         value = value[0]
     if isinstance(value, str):
         return None if is_blank(value) else value
-    return str(value) if isinstance(value, int | float) else None
+    return str(value) if isinstance(value, int | float) and not math.isnan(value) else None
 
 
 @dataclass(frozen=True)
@@ -269,7 +247,7 @@ class _Trial:
         return call.hung
 
     def _kept(self, form: str, indices: list[int], value: Any) -> bool:
-        rewards = _as_rewards(value, len(indices))
+        rewards = as_rewards(value, len(indices))
         if isinstance(rewards, str):
             self._find("D504", None, rewards)
             return False
@@ -283,14 +261,16 @@ class _Trial:
         values = [self._rows[i].values.get(self._reference or "") for i in indices]
         if len({repr(value) for value in values}) < 2:
             return False
-        call = self._call(_REFERENCE, indices, [*values[1:], values[0]])
-        rewards = _as_rewards(call.value, len(indices)) if call.error is None and not call.hung else ""
-        return isinstance(rewards, str) or rewards != list(given.values())
+        again = self._call(_REFERENCE, indices)
+        if as_rewards(again.value, len(indices)) != list(given.values()):
+            return False  # it draws lots, or is in a bad way: that it changes says nothing
+        moved = self._call(_REFERENCE, indices, [*values[1:], values[0]])
+        return as_rewards(moved.value, len(indices)) != list(given.values())
 
     # Findings.
 
     def _failed(self) -> None:
-        """Rows on which it raises: whatever the completion is, for some, or for the reference answer alone."""
+        """Rows on which it raises: for any completion, for some, or for the reference answer alone."""
         by_row: dict[int, list[str]] = {}
         for form, failed in self._failures.items():
             if failed and not self._rewards.get(form):
@@ -301,7 +281,7 @@ class _Trial:
         for i, forms in sorted(by_row.items()):
             said = f"raises {self._failures[forms[0]][i]} for {forms[0]}"
             of_reference = _REFERENCE in forms and all("{}" in _FORMS[form] for form in forms)
-            said += f", {_short(self._rows[i].reference)}" if of_reference else ""
+            said += f", {short(self._rows[i].reference)}" if of_reference else ""
             self._find("D106" if of_reference else "D501", self._rows[i].number, said)
 
     def _odd(self) -> None:
@@ -317,7 +297,7 @@ class _Trial:
             self._find(
                 "D106",
                 self._rows[i].number,
-                f"can't read {_REFERENCE} {_short(self._rows[i].reference)}: {said}",
+                f"can't read {_REFERENCE} {short(self._rows[i].reference)}: {said}",
             )
         nones = [each for each in given if each[2] is None]
         told = [each for each in nones if each[1] not in unread]
@@ -342,7 +322,7 @@ class _Trial:
         judged = list(self._rewards.get(_REFERENCE, {})) if self.uses_reference else []
         for i in judged:
             got = [by_row.get(i) for form, by_row in self._rewards.items() if "{}" in _FORMS[form]]
-            best = max((each for each in got if each is not None), default=None)
+            best = max((each for each in got if each is not None and math.isfinite(each)), default=None)
             nothing = empty.get(i)
             if best is None:
                 found[i] = "it gets None"
@@ -386,32 +366,3 @@ class _Trial:
 
 def _ignored(*_: Any, **__: Any) -> None:
     """What stands for TRL's `log_extra` and `log_metric`."""
-
-
-def _short(text: str | None) -> str:
-    said = " ".join((text or "").split())
-    return repr(said if len(said) <= 60 else f"{said[:57]}...")
-
-
-def _as_rewards(value: Any, number: int) -> list[float | None] | str:
-    """The rewards that TRL would make of what a function returned, or a sentence on why it can't."""
-    if inspect.iscoroutine(value):
-        value.close()
-        return "returns a coroutine: make the function itself `async def`, for TRL to await it"
-    if hasattr(value, "tolist"):  # arrays and tensors
-        value = value.tolist()
-    if not isinstance(value, list | tuple):
-        return f"returns {_short(repr(value))} for {number} completions, not a list of {number} numbers"
-    if len(value) != number:
-        return f"returns {len(value)} rewards for {number} completions"
-    rewards: list[float | None] = []
-    for each in value:
-        if isinstance(each, str) or not (each is None or hasattr(each, "__float__")):
-            return f"returns {_short(repr(each))} among the rewards, which is not a number"
-        try:
-            rewards.append(None if each is None else float(each))
-        except OverflowError:
-            rewards.append(math.inf)
-        except (TypeError, ValueError):
-            return f"returns {_short(repr(each))} among the rewards, which is not a number"
-    return rewards

@@ -99,9 +99,9 @@ class RowChecker:
             return
         for index, answer in enumerate(value):
             yield from check_text(answer, f"{place}[{index}]", self._groups)
-        if "method" in self._groups and all(isinstance(each, str) for each in value):
-            if value[0].strip() == value[1].strip():
-                yield Fault("D101", f"{place}[1]", "is the same as chosen")
+        both_text = all(isinstance(each, str) for each in value)
+        if "method" in self._groups and both_text and value[0].strip() == value[1].strip():
+            yield Fault("D101", f"{place}[1]", "is the same as chosen")
 
     def _unpaired(self, row: Row) -> Iterator[Fault]:
         columns = self._layout.columns

@@ -29,8 +29,7 @@ class Screen:
     def __init__(self, layout: Layout, groups: frozenset[Group] = GROUPS) -> None:
         self._layout = layout
         self._groups = groups
-        self._roles = list(layout.roles)
-        self._standard = {said: role for said, role in layout.roles.items()}
+        self._standard = dict(layout.roles)
 
     def suspects(self, table: pa.Table) -> list[int]:
         """The indices of the rows that the judge has to see."""

@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-# White space, and characters that show nothing: no-break and zero-width spaces, joiners, soft hyphen, byte order
-# mark, the blanks of Hangul and Braille. Python's \s and Rust's differ in \x1c-\x1f, which are named here.
-INVISIBLE = r"\s\x1c-\x1f\x{AD}\x{115F}\x{1160}\x{180E}\x{200B}-\x{200F}\x{2060}-\x{2064}\x{2800}\x{3164}\x{FEFF}\x{FFA0}"
+# White space, and characters that show nothing: no-break and zero-width spaces, joiners, soft hyphen, byte
+# order mark, the blanks of Hangul and Braille. Python's \s and Rust's differ in \x1c-\x1f, named here.
+INVISIBLE = (
+    r"\s\x1c-\x1f\x{AD}\x{115F}\x{1160}\x{180E}\x{200B}-\x{200F}"
+    r"\x{2060}-\x{2064}\x{2800}\x{3164}\x{FEFF}\x{FFA0}"
+)
 BLANK = rf"^[{INVISIBLE}]*$"
 # C0 but tab, newline, carriage return and form feed (code holds it); DEL; C1 but next line.
 CONTROL = r"[\x00-\x08\x0b\x0e-\x1f\x7f\x{80}-\x{84}\x{86}-\x{9F}]"

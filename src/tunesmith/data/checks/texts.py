@@ -47,6 +47,8 @@ def texts_of(batch: Batch, layout: Layout) -> RowTexts:
         columns = {slot: _words_of_rows(rows, path, layout, slot) for slot, path in layout.columns.items()}
     labels = columns.pop("label", None)
     asked = [columns[slot].before for slot in _BEFORE if slot in columns]
+    if layout.kind == "prompts":  # long instructions that all rows share would make them near duplicates
+        asked = [columns[slot].last for slot in ("prompt", "user", "input") if slot in columns]
     slots = ("ranked",) if "ranked" in columns else _ANSWER[layout.kind]
     answered = [columns[slot].last for slot in slots if slot in columns]
     if layout.kind == "prompts" and "messages" in columns:

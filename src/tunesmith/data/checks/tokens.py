@@ -1,11 +1,12 @@
-"""What a model's chat template and tokenizer make of the rows: length, loss, ends, and what max_length costs."""
+"""What a model's chat template and tokenizer make of rows: length, loss, ends, what max_length costs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,11 +20,13 @@ from tunesmith.data.tokens import IGNORED_LABEL, Encoded, Encoder, Rendered
 
 # FAULTS.md, F10: beyond this share of rows the loss of answers stops a run that doesn't allow it.
 LOST_SHARE = 0.01
+# Rows that are rendered while the slice before is tokenised.
+SLICE_ROWS = 1000
 
 
 @dataclass
 class TokenCounts:
-    """Counts over the texts that were tokenised (a pair has two); they add up over the parts of a data set."""
+    """Counts over the texts that were tokenised (a pair has two); they add up over parts of the data."""
 
     max_length: int
     lengths: Lengths = field(default_factory=Lengths)
@@ -68,8 +71,17 @@ class TokenCounts:
 
 
 _SUMS = (
-    "num_rows", "num_learned", "num_cut", "num_lost_answers", "num_dropped", "num_answer_tokens_lost", "num_ended",
+    "num_rows", "num_learned", "num_cut", "num_lost_answers", "num_dropped", "num_answer_tokens_lost",
+    "num_ended",
 )  # fmt: skip
+
+
+class _Text(NamedTuple):
+    """A text of a row: rendered, or the reason why not."""
+
+    number: int
+    rendered: Rendered | None
+    fault: Finding | None
 
 
 class TokenChecker:
@@ -102,27 +114,43 @@ class TokenChecker:
     def encode(
         self, rows: Sequence[tuple[int, Row]], counts: TokenCounts
     ) -> Iterator[tuple[int, list[Finding], Encoded | None]]:
-        """Row number, findings and ids with labels of every text; None where it can't be rendered."""
-        numbers: list[int] = []
-        rendered: list[Rendered] = []
-        for number, row in rows:
-            try:
-                texts = self._encoder.render(row)
-            except Exception as error:  # a chat template is a program and may raise anything (test_tokens.py)
-                said = str(error).splitlines()[0] if str(error) else type(error).__name__
-                yield (
-                    number,
-                    [Finding("D201", number, None, f"can't be rendered by the chat template: {said[:200]}")],
-                    None,
-                )
+        """Number, findings and ids with labels of every text, in order; None where it can't be rendered."""
+        with ThreadPoolExecutor(1) as pool:
+            waiting: tuple[list[_Text], Future[list[Encoded]]] | None = None
+            for start in range(0, len(rows), SLICE_ROWS):
+                texts = [
+                    text for row in rows[start : start + SLICE_ROWS] for text in self._render(*row, counts)
+                ]
+                # The tokenizer works on one slice, outside Python's lock, while the next is rendered.
+                coming = pool.submit(self._encoder.encode, [each.rendered for each in texts if each.rendered])
+                if waiting:
+                    yield from self._judged(*waiting, counts)
+                waiting = texts, coming
+            if waiting:
+                yield from self._judged(*waiting, counts)
+
+    def _render(self, number: int, row: Row, counts: TokenCounts) -> list[_Text]:
+        try:
+            texts = self._encoder.render(row)
+        except Exception as error:  # a chat template is a program and may raise anything (test_tokens.py)
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            message = f"can't be rendered by the chat template: {said[:200]}"
+            return [_Text(number, None, Finding("D201", number, None, message))]
+        counts.num_rows += 1
+        return [_Text(number, each, None) for each in texts]
+
+    def _judged(
+        self, texts: list[_Text], coming: Future[list[Encoded]], counts: TokenCounts
+    ) -> Iterator[tuple[int, list[Finding], Encoded | None]]:
+        encoded_texts = coming.result()
+        counts.lengths.add(np.array([len(each.ids) for each in encoded_texts], dtype=np.int64))
+        made = iter(encoded_texts)
+        for number, rendered, fault in texts:
+            if rendered is None:
+                yield number, [fault] if fault else [], None
                 continue
-            numbers += [number] * len(texts)
-            rendered += texts
-            counts.num_rows += 1
-        encoded = self._encoder.encode(rendered)
-        counts.lengths.add(np.array([len(each.ids) for each in encoded], dtype=np.int64))
-        for number, each in zip(numbers, encoded, strict=True):
-            yield number, list(self._judge(number, each, counts)), each
+            encoded = next(made)
+            yield number, list(self._judge(number, encoded, counts)), encoded
 
     def _judge(self, number: int, encoded: Encoded, counts: TokenCounts) -> Iterator[Finding]:
         ids, labels = encoded
