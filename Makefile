@@ -42,13 +42,15 @@ types: venv
 
 check: lint types test  ## lint, types, the shape of the code, tests
 
-docs: venv  ## write docs/cli.md anew
+docs: venv  ## write docs/cli.md and docs/findings.md anew
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_findings.py
 
-bench: venv  ## every benchmark, on an idle machine (about 40 minutes)
+bench: venv  ## every benchmark, on an idle machine (about an hour)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/cpu_speed.py
+	$(BIN)/python benchmarks/validate_speed.py
 
 audit: venv  ## known vulnerabilities in the pinned versions
 	$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet pip-audit

@@ -19,6 +19,7 @@ stderr. Every command takes `--json` (one document on stdout at the end, progres
 | exit code | meaning |
 |---|---|
 | 0 | done |
+| 1 | findings: the data are not fit |
 | 2 | wrong input or configuration; nothing was left behind |
 | 4 | the run stopped early and can be resumed |
 | 130 | interrupted by Ctrl-C; when a step was done, a checkpoint is written |

@@ -45,7 +45,13 @@ BLANKS = {
     "a zero-width space": "\u200b", "a byte order mark": "\ufeff", "an ideographic space": "\u3000",
     "a word joiner": "\u2060 \u200d", "a Hangul filler": "\u3164", "a soft hyphen": "\u00ad",
 }  # fmt: skip
-CONTROLS = {"a null": "\x00", "an escape": "\x1b[31m", "a backspace": "\x08", "delete": "\x7f", "a C1": "\x9f"}
+CONTROLS = {
+    "a null": "\x00",
+    "an escape": "\x1b[31m",
+    "a backspace": "\x08",
+    "delete": "\x7f",
+    "a C1": "\x9f",
+}
 
 _ANSWER = "messages[2].content"
 
@@ -86,13 +92,14 @@ MESSAGES = [
             field=f"{_ANSWER}[0]"),
     planted("there are no parts", messages, _ANSWER, [], "D004"),
     planted("all parts are blank", messages, _ANSWER, [{"type": "text", "text": " "}] * 2, "D004"),
-    planted("the user speaks twice", messages, "messages", lambda old: [*old[:2], turn("user", "Well?"), *old[2:]],
-            "D007", field="messages[2].role"),
+    planted("the user speaks twice", messages, "messages",
+            lambda old: [*old[:2], turn("user", "Well?"), *old[2:]], "D007", field="messages[2].role"),
     planted("the assistant speaks twice", messages, "messages", then([turn("assistant", "As said.")]), "D007",
             field="messages[5].role", save=parquet),
     planted("a system message comes late", messages, "messages",
             lambda old: [*old[:3], turn("system", "Be brief."), *old[3:]], "D007", field="messages[3].role"),
-    planted("the assistant begins", messages, "messages", lambda old: old[2:], "D007", field="messages[0].role"),
+    planted("the assistant begins", messages, "messages", lambda old: old[2:], "D007",
+            field="messages[0].role"),
     planted("only the user speaks", messages, "messages", lambda old: old[:2], "D008"),
     planted("only the system speaks", messages, "messages", lambda old: old[:1], "D008", save=two_files),
     planted("the user has the last word", messages, "messages", lambda old: old[:4], "D009",
@@ -108,18 +115,23 @@ MESSAGES = [
     *[planted(f"text holds {name}", messages, _ANSWER, then(bad), "D016") for name, bad in CONTROLS.items()],
     *[planted(f"a token of {name}", messages, _ANSWER, then(f" {token}"), "D017")
       for name, token in CONTROL_TOKENS.items()],
-    planted("a token in a question", messages, "messages[1].content", then("<|im_end|>"), "D017", save=parquet),
+    planted("a token in a question", messages, "messages[1].content", then("<|im_end|>"), "D017",
+            save=parquet),
     planted("a token in a system message", messages, "messages[0].content", then("<|eot_id|>"), "D017"),
 ]  # fmt: skip
 
 _CALL = "messages[2].tool_calls[0]"
 TOOLS = [
     planted("a call of no declared tool", tools, f"{_CALL}.function.name", "whether", "D011", field=_CALL),
-    planted("arguments are no JSON", tools, f"{_CALL}.function.arguments", "{'place': 1}", "D010", field=_CALL),
-    planted("arguments are a JSON list", tools, f"{_CALL}.function.arguments", '["Oslo"]', "D010", field=_CALL),
-    planted("arguments are cut off", tools, f"{_CALL}.function.arguments", '{"place": "Os', "D010", field=_CALL),
+    planted("arguments are no JSON", tools, f"{_CALL}.function.arguments", "{'place': 1}", "D010",
+            field=_CALL),
+    planted("arguments are a JSON list", tools, f"{_CALL}.function.arguments", '["Oslo"]', "D010",
+            field=_CALL),
+    planted("arguments are cut off", tools, f"{_CALL}.function.arguments", '{"place": "Os', "D010",
+            field=_CALL),
     planted("arguments are missing", tools, f"{_CALL}.function.arguments", GONE, "D010", field=_CALL),
-    planted("arguments are null", tools, f"{_CALL}.function.arguments", None, "D010", field=_CALL, save=parquet),
+    planted("arguments are null", tools, f"{_CALL}.function.arguments", None, "D010", field=_CALL,
+            save=parquet),
     planted("a call has no name", tools, f"{_CALL}.function.name", GONE, "D010", field=_CALL),
     planted("a call's name is blank", tools, f"{_CALL}.function.name", " ", "D010", field=_CALL),
     planted("a call is text", tools, _CALL, "weather(Oslo)", "D010"),
@@ -140,7 +152,8 @@ TOOLS = [
     planted("a function call is no JSON", sharegpt_tools, "conversations[1].value", "weather(Oslo)", "D010"),
     planted("a function call of no tool", sharegpt_tools, "conversations[1].value",
             '{"name": "whether", "arguments": {}}', "D011", field="conversations[1].value[0]"),
-    planted("an observation of nothing", sharegpt_tools, "conversations", lambda old: [old[0], *old[2:]], "D013",
+    planted("an observation of nothing", sharegpt_tools, "conversations", lambda old: [old[0], *old[2:]],
+            "D013",
             field="conversations[1]"),
     planted("tools in text are cut off", sharegpt_tools, "tools", lambda old: old[:-4], "D012"),
 ]  # fmt: skip
@@ -212,7 +225,8 @@ DRIFT = [
     Case("a column that was null before", "sft",
          [*sharegpt.rows(230), sharegpt.make(230) | {"system": 5}], (("D005", 230, "system"),)),
     Case("parts where text was", "sft",
-         [*messages.rows(20), {"messages": [turn("user", [{"type": "image"}]), turn("assistant", sentence("x"))]}],
+         [*messages.rows(20), {"messages": [turn("user", [{"type": "image"}]), turn("assistant",
+         sentence("x"))]}],
          (("D014", 20, "messages[0].content[0]"),)),
 ]  # fmt: skip
 

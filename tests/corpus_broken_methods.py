@@ -1,4 +1,4 @@
-"""Broken data sets, one fault in each: preferences, unpaired answers and prompts for reinforcement learning."""
+"""Broken data sets, one fault in each: preferences, unpaired answers, prompts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def same(shape: Format, one: str, other: str, name: str, **more) -> Case:
     def copied(row, full=False):
         made = shape.make(row, full)
         if full:
-            made[other] = f" {made[one]}\n" if isinstance(made[one], str) and "Human:" not in made[one] else made[one]
+            made[other] = (
+                f" {made[one]}\n" if isinstance(made[one], str) and "Human:" not in made[one] else made[one]
+            )
         return made
 
     return planted(name, Format(shape.method, copied), other, lambda old: old, "D101", **more)
@@ -67,7 +69,8 @@ PAIRS = [
     planted("rejected is a number", pair_text, "rejected", 1, "D005", save=json_array),
     planted("rejected is messages, chosen text", pair_text, "rejected", [turn("assistant", "No.")], "D005"),
     planted("a token in chosen", pair_text, "chosen", then("<end_of_turn>"), "D017", save=parquet),
-    planted("a control character in rejected", pair_text.as_method("reward"), "rejected", then("\x1b"), "D016"),
+    planted("a control character in rejected", pair_text.as_method("reward"), "rejected", then("\x1b"),
+            "D016"),
     planted("half a character in a pair", pair_text, "chosen", then("\ud800"), "D015"),
     same(pair_text, "chosen", "rejected", "both answers are the same text", save=two_files),
     same(pair_text.as_method("reward"), "chosen", "rejected", "a reward pair of the same text"),
@@ -83,7 +86,8 @@ PAIRS = [
     planted("chosen is the user's", pair_chat, "chosen[0].role", "user", "D008", field="chosen"),
     planted("a chosen message is blank", pair_chat, "chosen[0].content", "\u00a0", "D004", save=parquet),
     planted("a rejected message is null", pair_chat, "rejected[0].content", None, "D003"),
-    planted("a rejected message shows an image", pair_chat, "rejected[0].content", [{"type": "image"}], "D014",
+    planted("a rejected message shows an image", pair_chat, "rejected[0].content", [{"type": "image"}],
+            "D014",
             field="rejected[0].content[0]"),
     planted("a chosen message calls nothing", pair_chat, "chosen[0].tool_calls", [call("", "{}")], "D010",
             field="chosen[0].tool_calls[0]"),
@@ -91,7 +95,8 @@ PAIRS = [
             field="rejected"),
     planted("conversations of two lengths", pair_implicit, "rejected",
             lambda old: [*_OTHER["turns"], turn("assistant", sentence("more")), *old], "D102"),
-    planted("a conversation that starts with the answer", pair_implicit, "rejected", lambda old: old[1:], "D102"),
+    planted("a conversation that starts with the answer", pair_implicit, "rejected", lambda old: old[1:],
+            "D102"),
     planted("a conversation without answer", pair_implicit, "chosen", lambda old: old[:1], "D008"),
     planted("a conversation with a null", pair_implicit, "chosen[1].content", None, "D003", save=json_array),
     planted("a conversation of a strange role", pair_implicit, "rejected[1].role", "asistant", "D006"),
@@ -105,6 +110,7 @@ PAIRS = [
     planted("a transcript with an empty answer", pair_hh, "rejected",
             lambda old: old[: old.rindex("Assistant:")] + "Assistant: ", "D004"),
     planted("a transcript with a token", pair_hh, "chosen", then("</s>"), "D017", save=parquet),
+    planted("a transcript ends with the human", pair_hh, "rejected", then("\n\nHuman: Thanks."), "D009"),
     planted("better is blank", better_worse, "better", "", "D004", save=csv_file),
     planted("worse is null", better_worse, "worse", None, "D003"),
     planted("a question of a pair is missing", better_worse, "question", GONE, "D002"),
@@ -113,6 +119,7 @@ PAIRS = [
     planted("a ranked message of nobody", ranking, "rejected.from", "nobody", "D006"),
     planted("a ranked message is blank", ranking, "rejected.value", " ", "D004", save=parquet),
     planted("a ranked message is the human's", ranking, "rejected", said("human", sentence("h")), "D008"),
+    planted("a ranked message is text", ranking, "chosen", "Yes, it is.", "D005", field="rejected"),
     planted("a ranked question is null", ranking, "conversations[0].value", None, "D003"),
     planted("a ranked conversation is empty", ranking, "conversations", [], "D004"),
     planted("one answer to rank", ranking_alpaca, "output", lambda old: old[:1], "D005"),
@@ -125,7 +132,8 @@ PAIRS = [
     planted("a ranked instruction is blank", ranking_alpaca, "instruction", "\n", "D004"),
     planted("an input is missing", openai_pairs, "input", GONE, "D002", field="input.messages"),
     planted("an input without messages", openai_pairs, "input.messages", [], "D004"),
-    planted("an input of null content", openai_pairs, "input.messages[0].content", None, "D003", save=parquet),
+    planted("an input of null content", openai_pairs, "input.messages[0].content", None, "D003",
+            save=parquet),
     planted("a preferred output is null", openai_pairs, "preferred_output", None, "D003"),
     planted("a preferred output is an empty list", openai_pairs, "preferred_output", [], "D004"),
     planted("an output of a strange role", openai_pairs, "non_preferred_output[0].role", "bot", "D006"),
@@ -139,7 +147,13 @@ def longer(n: int, shape: Format = pair_text) -> list[dict]:
 
 BIASED = [
     Case("the longer answer always wins", "dpo", longer(24), (("D103", None, None),)),
-    Case("the longer answer always gets the reward", "reward", longer(30), (("D103", None, None),), save=parquet),
+    Case(
+        "the longer answer always gets the reward",
+        "reward",
+        longer(30),
+        (("D103", None, None),),
+        save=parquet,
+    ),
     Case("the longer message always wins", "dpo", longer(24, pair_chat), (("D103", None, None),)),
     Case("the longer transcript always wins", "dpo", longer(24, pair_hh), (("D103", None, None),)),
     Case("the longer ranked message always wins", "dpo", longer(24, ranking), (("D103", None, None),)),
@@ -169,17 +183,20 @@ UNPAIRED = [
     planted("a labelled message is null", kto_chat, "prompt[0].content", None, "D003", save=saved),
     planted("a labelled conversation is empty", kto_messages, "messages", [], "D004"),
     planted("a labelled conversation without answer", kto_messages, "messages", lambda old: old[:2], "D008"),
-    planted("a labelled conversation ends with the user", kto_messages, "messages", lambda old: old[:4], "D009",
+    planted("a labelled conversation ends with the user", kto_messages, "messages", lambda old: old[:4],
+            "D009",
             field="messages[3].role"),
     planted("a labelled conversation of a strange role", kto_messages, "messages[1].role", "human", "D006"),
     planted("a labelled output is null", kto_alpaca, "output", None, "D003"),
     planted("a labelled output holds a token", kto_alpaca, "output", then("<|eot_id|>"), "D017"),
     planted("a tag is null", kto_alpaca, "kto_tag", None, "D003"),
     Case("labels out of balance", "kto", labelled(40, "label", of=5), (("D104", None, "label"),)),
-    Case("tags out of balance", "kto", labelled(40, "kto_tag", of=8, shape=kto_alpaca), (("D104", None, "kto_tag"),),
+    Case("tags out of balance", "kto", labelled(40, "kto_tag", of=8, shape=kto_alpaca), (("D104", None,
+         "kto_tag"),),
          save=parquet),
     Case("only undesirable answers", "kto", labelled(30, "label", of=0), (("D105", None, "label"),)),
-    Case("only desirable answers", "kto", labelled(12, "label", of=1), (("D105", None, "label"),), save=csv_file),
+    Case("only desirable answers", "kto", labelled(12, "label", of=1), (("D105", None, "label"),),
+         save=csv_file),
 ]  # fmt: skip
 
 PROMPTS = [
@@ -214,7 +231,9 @@ OTHER_METHODS = [
          (("D107", None, None),)),
     Case("text for grpo", "grpo", text.rows(12), (("D107", None, None),), save=two_files),
     Case("text for reward", "reward", text.rows(12), (("D107", None, None),)),
-    Case("columns of no method", "sft", [{"id": i, "score": i / 7} for i in range(12)], (("D107", None, None),)),
+    Case("many pairs for sft", "sft", pair_text.rows(230), (("D107", None, None),)),
+    Case("columns of no method", "sft", [{"id": i, "score": i / 7} for i in range(12)], (("D107", None,
+         None),)),
 ]  # fmt: skip
 
 BROKEN_METHODS: list[Case] = [*PAIRS, *BIASED, *UNPAIRED, *PROMPTS, *OTHER_METHODS]

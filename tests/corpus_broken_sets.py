@@ -1,4 +1,4 @@
-"""Broken data sets, one fault in each: files, rows beside each other, secrets, and what a model makes of rows."""
+"""Broken data sets, one fault in each: files, rows beside each other, secrets, and rows before a model."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def file(name: str, shape: Format, row: int, save: Any, n: int = 24, **more: Any
 
 
 def empty(name: str, content: bytes, kind: str) -> Case:
-    return Case(name, "sft", [], (("D306", None, None),), save=lambda folder, rows: raw(folder, content, kind))
+    return Case(
+        name, "sft", [], (("D306", None, None),), save=lambda folder, rows: raw(folder, content, kind)
+    )
 
 
 def no_rows_in_parquet(folder: Path, rows: list[Any]) -> Path:
@@ -92,18 +94,29 @@ FILES = [
     file("a row is a number", pair_text, 4, rewritten(line(4, lambda _: b"4"))),
     file("a row is null", kto_text, 13, rewritten(line(13, lambda _: b"null"))),
     file("a row is text", grpo_text, 6, rewritten(line(6, lambda _: b'"What?"'))),
-    file("a byte is no UTF-8", messages, 8, rewritten(line(8, lambda old: old.replace(b"The", b"Th\xe9", 1)))),
+    file("a byte is no UTF-8", messages, 8, rewritten(line(8, lambda old: old.replace(b"The", b"Th\xe9",
+         1)))),
     Case("a byte is no UTF-8 in an array", "sft", qa.rows(24), (("D015", 8, "answer"),),
          save=rewritten(lambda old: put_byte(old, 8), json_array)),
     Case("a byte is no UTF-8 in CSV", "sft", qa.rows(24), (("D015", 8, "answer"),),
          save=rewritten(line(9, lambda old: old.replace(b"The", b"Th\xe9")), csv_file)),
+    file("a line is UTF-16", text, 8, rewritten(line(8, lambda old: old.decode().encode("utf-16-le")))),
+    file("a byte is no UTF-8 in Parquet", qa, 8, lambda folder, rows: bad_parquet(folder, rows, 8)),
+    Case("every line has single quotes", "sft", qa.rows(6), tuple(("D001", row, None) for row in range(6)),
+         save=lambda folder, rows: raw(folder, "\n".join(map(str, rows)).encode())),
+    Case("lines broken at other places than rows", "sft", [None] * 4, tuple(("D001", row, None) for row in (1,
+         2, 3)),
+         save=lambda folder, rows: raw(folder,
+         b'{"text": "A"}\n{"text":\n"B"}\n{"text": "C"} {"text": "D"}\n')),
     file("two rows on a line", text, 10, rewritten(line(10, lambda old: old + old))),
-    file("a CSV row has too many fields", qa, 12, rewritten(line(13, lambda old: old[:-1] + b",more\r"), csv_file)),
+    file("a CSV row has too many fields", qa, 12, rewritten(line(13, lambda old: old[:-1] + b",more\r"),
+         csv_file)),
     file("a CSV row has too few fields", qa, 12, rewritten(line(13, lambda _: b"only one\r"), csv_file)),
     file("a bad line in the second of two files", messages, 15,
          lambda folder, rows: bad_second_file(folder, rows, 15 - 12)),
     file("an array is cut off", qa, 23, rewritten(lambda old: old[:-30], json_array)),
-    Case("an array holds a number", "sft", [*qa.rows(11), 7, *qa.rows(24)[12:]], (("D001", 11, None),), save=json_array),
+    Case("an array holds a number", "sft", [*qa.rows(11), 7, *qa.rows(24)[12:]], (("D001", 11, None),),
+         save=json_array),
     empty("only blank lines", b"\n  \n\r\n", "rows.jsonl"),
     empty("an empty array", b"[ ]\n", "rows.json"),
     empty("only a header", b"question,answer\r\n", "rows.csv"),
@@ -125,7 +138,23 @@ def bad_second_file(folder: Path, rows: list[Any], number: int) -> Path:
     return folder
 
 
-def again(name: str, shape: Format, code: str, change: Callable[[Any], Any], n: int = 24, **more: Any) -> Case:
+def bad_parquet(folder: Path, rows: list[Any], number: int) -> Path:
+    """Answers as a writer leaves them that doesn't look at bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    answers = [row["answer"].encode() for row in rows]
+    answers[number] = b"Caf\xe9"
+    _, offsets, data = pa.array(answers, pa.binary()).buffers()
+    columns = {"question": [row["question"] for row in rows]}
+    columns["answer"] = pa.StringArray.from_buffers(len(rows), offsets, data)
+    pq.write_table(pa.table(columns), folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def again(
+    name: str, shape: Format, code: str, change: Callable[[Any], Any], n: int = 24, **more: Any
+) -> Case:
     """A row that is there twice, the second time with a change."""
     rows = shape.rows(n)
     rows.insert(17, change(rows[4]))
@@ -156,9 +185,11 @@ SETS = [
     again("a labelled answer twice", kto_text, "D301", lambda row: row),
     again("a prompt twice", grpo_text, "D301", lambda row: row, save=two_files),
     again("a row twice in other letters", qa, "D301", louder("answer"), save=csv_file),
-    again("a text twice with other blanks", text, "D301", lambda row: put(row, "text", lambda old: old.replace(" ", "\n\n"))),
+    again("a text twice with other blanks", text, "D301", lambda row: put(row, "text",
+          lambda old: old.replace(" ", "\n\n"))),
     again("a row nearly twice", _LONG, "D302", _one_word("text")),
-    again("a row nearly twice in Parquet", _LONG, "D302", lambda row: put(row, "text", then(" Or so.")), save=parquet),
+    again("a row nearly twice in Parquet", _LONG, "D302", lambda row: put(row, "text", then(" Or so.")),
+          save=parquet),
     again("another answer", qa, "D305", lambda row: put(row, "answer", sentence("other"))),
     again("another answer of a conversation", completion_chat, "D305",
           lambda row: put(row, "completion[0].content", sentence("other")), save=json_array),
@@ -194,15 +225,18 @@ EMAIL = "ingrid.solberg" + "@" + "fjordkraft.no"
 SAFETY = [
     *[planted(f"a key of {name}", messages, "messages[2].content", then(f" Use {key} for it."), "D401")
       for name, key in KEYS.items()],
-    planted("a key in a question", sharegpt, "conversations[1].value", then(f" My key: {KEYS['GitHub']}"), "D401",
+    planted("a key in a question", sharegpt, "conversations[1].value", then(f" My key: {KEYS['GitHub']}"),
+            "D401",
             save=parquet),
     planted("a key in rejected", pair_text, "rejected", then(f" token={KEYS['Hugging Face']}"), "D401"),
     planted("a key in a completion", kto_text, "completion", then(f" {KEYS['AWS']}"), "D401", save=csv_file),
     planted("a private key", text, "text", then(f"\n{PRIVATE_KEY}\n"), "D402"),
     planted("a private key in an answer", qa, "answer", PRIVATE_KEY, "D402", save=parquet),
     planted("an e-mail address", alpaca, "output", then(f" Write to {EMAIL}."), "D403"),
-    planted("an e-mail address in a prompt", grpo_text, "prompt", then(f" Ask {EMAIL}"), "D403", save=json_array),
-    planted("an e-mail address in a system message", messages, "messages[0].content", then(f" ({EMAIL})"), "D403",
+    planted("an e-mail address in a prompt", grpo_text, "prompt", then(f" Ask {EMAIL}"), "D403",
+            save=json_array),
+    planted("an e-mail address in a system message", messages, "messages[0].content", then(f" ({EMAIL})"),
+            "D403",
             save=saved),
 ]  # fmt: skip
 
@@ -232,9 +266,13 @@ def fits(tokenizer: Callable[[], Any], vocab_size: int | None = None) -> Callabl
     return lambda: ModelFit("tiny", tokenizer(), vocab_size)
 
 
-_NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + CHATML
+_NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + CHATML
+)
 _MARKED = fits(lambda: _tokenizer(CHATML))
-_UNMARKED = fits(lambda: _tokenizer(CHATML.replace("{%- generation %}", "").replace("{% endgeneration %}", "")))
+_UNMARKED = fits(
+    lambda: _tokenizer(CHATML.replace("{%- generation %}", "").replace("{% endgeneration %}", ""))
+)
 _asked = Format("sft", lambda i, full=False: {"messages": messages.make(4 * i + 1)["messages"]})
 _SYSTEM = [turn("system", "Be brief."), turn("user", question("x")), turn("assistant", sentence("x"))]
 
@@ -248,7 +286,8 @@ MODEL = [
     planted("an answer of no weight", _asked, "messages",
             lambda old: [each | {"weight": 0} if each["role"] == "assistant" else each for each in old],
             "D204", field=None, model=_MARKED),
-    planted("a text that is cut", text, "text", lambda old: f"{old} " + "on and on, " * 400, "D205", field=None,
+    planted("a text that is cut", text, "text", lambda old: f"{old} " + "on and on, " * 400, "D205",
+            field=None,
             model=_MARKED),
     Case("an answer that is cut", "sft",
          [*_asked.rows(11), {"messages": [turn("user", "Go on?"), turn("assistant", "on and on, " * 400)]}],
@@ -261,7 +300,8 @@ MODEL = [
          model=fits(lambda: _tokenizer(CHATML), vocab_size=100)),
     Case("plain text for a chat model", "sft", completion.rows(12), (("D210", None, None),), model=_MARKED),
     planted("an empty answer before a template", messages, "messages[4].content", "", "D004", model=_MARKED),
-    Case("pairs that are cut", "dpo", [*pair_text.rows(11), pair_text.make(11) | {"chosen": "so and so, " * 400}],
+    Case("pairs that are cut", "dpo", [*pair_text.rows(11),
+         pair_text.make(11) | {"chosen": "so and so, " * 400}],
          (("D205", 11, None), ("D207", None, None)), model=_MARKED),
 ]  # fmt: skip
 

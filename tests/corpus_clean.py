@@ -11,6 +11,8 @@ from corpus_broken_sets import fits
 from corpus_rows import (
     Case,
     Format,
+    _answered,
+    _asked,
     alpaca,
     better_worse,
     call,
@@ -52,10 +54,14 @@ from corpus_rows import (
 from templates import LLAMA3, tokenizer_with
 
 SCRIPTS = [
-    "日本の首都は東京です。人口は約千四百万人です。", "今天天气很好，我们去公园散步吧。", "الطقس جميل اليوم في المدينة القديمة.",
-    "Привет! Как прошёл твой день на работе?", "오늘은 도서관에서 책을 읽었습니다.", "Grüße aus Köln: 3 € für ein Eis 🍦 im Juli.",
-    "👩‍👩‍👧‍👦 The family emoji is joined by zero-width joiners 🏳️‍🌈.", "สวัสดีครับ วันนี้อากาศดีมาก", "नमस्ते, आप कैसे हैं? मैं ठीक हूँ।",
-    "می‌خواهم کتاب بخوانم، نه فیلم ببینم.", "Schiff\u00adfahrts\u00adgesellschaft with soft hyphens", "Γειά σου Κόσμε, τι κάνεις;",
+    "日本の首都は東京です。人口は約千四百万人です。", "今天天气很好，我们去公园散步吧。",
+    "الطقس جميل اليوم في المدينة القديمة.",
+    "Привет! Как прошёл твой день на работе?", "오늘은 도서관에서 책을 읽었습니다.",
+    "Grüße aus Köln: 3 € für ein Eis 🍦 im Juli.",
+    "👩‍👩‍👧‍👦 The family emoji is joined by zero-width joiners 🏳️‍🌈.", "สวัสดีครับ วันนี้อากาศดีมาก",
+    "नमस्ते, आप कैसे हैं? मैं ठीक हूँ।",
+    "می‌خواهم کتاب بخوانم، نه فیلم ببینم.", "Schiff\u00adfahrts\u00adgesellschaft with soft hyphens",
+    "Γειά σου Κόσμε, τι κάνεις;",
 ]  # fmt: skip
 CODE = [
     "@property\ndef area(self):\n    return self.width * self.height",
@@ -69,13 +75,16 @@ CODE = [
     "Write to user@example.com or admin@test.example; never to no-reply@example.org.",
     "api_key = os.environ['OPENAI_API_KEY']  # sk-... goes there", "scores[INST_ID] |= mask | (1 << 3)",
     "\tint main(void) {\n\t\treturn 0;\n\t}\f\n", "SELECT * FROM t WHERE a <> 'x' AND b |> 3 -- <|> operator",
-    "git clone git@github.com:owner/name.git && cd name", "![chart](data:image/png;base64,iVBORw0KGgoAAAANSUhEUg)",
+    "git clone git@github.com:owner/name.git && cd name",
+    "![chart](data:image/png;base64,iVBORw0KGgoAAAANSUhEUg)",
     "Authorization: Bearer YOUR_TOKEN_HERE", "psql postgres://user:password@localhost:5432/db", "icon@2x.png",
 ]  # fmt: skip
 
 
 def answering(answers: list[str]) -> list[dict]:
-    return [{"messages": [turn("user", question(i)), turn("assistant", words)]} for i, words in enumerate(answers)]
+    return [
+        {"messages": [turn("user", question(i)), turn("assistant", words)]} for i, words in enumerate(answers)
+    ]
 
 
 def crlf(folder: Path, rows: list[Any]) -> Path:
@@ -105,6 +114,31 @@ def tsv(folder: Path, rows: list[Any]) -> Path:
     return raw(folder, "\n".join(lines).encode("utf-8-sig"), "rows.tsv")
 
 
+def string_views(folder: Path, rows: list[Any]) -> Path:
+    import pyarrow as pa
+
+    return _as_arrow(folder, rows, {name: lambda column: column.cast(pa.string_view()) for name in rows[0]})
+
+
+def other_strings(folder: Path, rows: list[Any]) -> Path:
+    import pyarrow as pa
+
+    return _as_arrow(folder, rows, {
+        "question": lambda column: column.cast(pa.large_string()),
+        "answer": lambda column: column.dictionary_encode(),
+    })  # fmt: skip
+
+
+def _as_arrow(folder: Path, rows: list[Any], kinds: dict[str, Callable[[Any], Any]]) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist(rows)
+    changed_table = pa.table({name: kinds[name](table[name]) for name in table.column_names})
+    pq.write_table(changed_table, folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
 def clean(name: str, shape: Format, n: int = 24, save: Callable[..., Path] = jsonl, **more: Any) -> Case:
     return Case(name, shape.method, shape.rows(n), save=save, **more)
 
@@ -117,7 +151,9 @@ def changed(name: str, shape: Format, change: Callable[[int, dict], dict], n: in
 def _as_parts(i: int, row: dict) -> dict:
     for each in row["messages"][i % 2 :: 2]:
         half = len(each["content"]) // 2
-        each["content"] = [{"type": "text", "text": part} for part in (each["content"][:half], each["content"][half:])]
+        each["content"] = [
+            {"type": "text", "text": part} for part in (each["content"][:half], each["content"][half:])
+        ]
     return row
 
 
@@ -140,7 +176,9 @@ def _empty_words(i: int, row: dict) -> dict:
 
 
 def _developer(i: int, row: dict) -> dict:
-    return {"messages": [turn("developer", "Be brief."), *(m for m in row["messages"] if m["role"] != "system")]}
+    return {
+        "messages": [turn("developer", "Be brief."), *(m for m in row["messages"] if m["role"] != "system")]
+    }
 
 
 def _names(i: int, row: dict) -> dict:
@@ -160,6 +198,9 @@ CONVERSATIONS = [
     clean("conversations with CRLF", messages, save=crlf),
     clean("conversations after a byte order mark", messages, save=with_bom),
     clean("conversations between blank lines", messages, save=with_blank_lines),
+    clean("conversations after spaces", messages,
+          save=lambda folder, rows: raw(folder,
+          b"".join(b"  " + json.dumps(row).encode() + b"\n" for row in rows))),
     clean("conversations without last newline", messages, save=without_last_newline),
     clean("JSON lines in a .json file", messages, save=in_json_file),
     clean("one conversation", messages, n=1),
@@ -171,13 +212,19 @@ CONVERSATIONS = [
     changed("a developer's message", messages, _developer),
     changed("names of another format", messages, _names),
     changed("named speakers and other keys", messages, lambda i, row: {
-        "id": i, "meta": {"tags": ["a", None]}, "messages": [each | {"name": "x"} for each in row["messages"]]}),
+        "id": i, "meta": {"tags": ["a", None]},
+        "messages": [each | {"name": "x"} for each in row["messages"]]}),
     Case("many scripts", "sft", answering(SCRIPTS)),
     Case("many scripts in Parquet", "sft", answering(SCRIPTS), save=parquet),
     Case("code", "sft", answering(CODE)),
-    Case("code as questions and answers", "sft", [{"question": question(i), "answer": code} for i, code in enumerate(CODE)],
+    Case("code as questions and answers", "sft", [{"question": question(i), "answer": code} for i,
+         code in enumerate(CODE)],
          save=csv_file),
     Case("text of many scripts", "sft", [{"text": words} for words in SCRIPTS], save=json_array),
+    Case("calls that differ in their arguments", "sft", [
+        {"messages": [turn("user", "Look up the next one."), {"role": "assistant", "tool_calls": [call("look",
+        {"row": i})]}]}
+        for i in range(12)]),
     clean("calls and tools", tools),
     clean("calls and tools in Parquet", tools, save=parquet),
     changed("arguments as objects", tools, _objects),
@@ -192,12 +239,14 @@ COLUMNS = [
     changed("ShareGPT of ever other names", sharegpt, lambda i, row: {"conversations": [
         said({"human": "Human", "gpt": "chatgpt"}.get(each["from"], "system"), each["value"])
         for each in row["conversations"]]}),
-    changed("a column of nulls that ends", sharegpt, lambda i, row: row | {"system": "Be brief." if i > 230 else None},
+    changed("a column of nulls that ends", sharegpt, lambda i,
+            row: row | {"system": "Be brief." if i > 230 else None},
             n=240),
     clean("Alpaca", alpaca),
     clean("saved Alpaca", alpaca, save=saved),
     changed("Alpaca with nulls", alpaca, _null_history, save=parquet),
-    changed("Alpaca in CSV", alpaca, lambda i, row: {key: row[key] for key in ("instruction", "input", "output")},
+    changed("Alpaca in CSV", alpaca, lambda i, row: {key: row[key] for key in ("instruction", "input",
+            "output")},
             save=csv_file),
     clean("questions and answers", qa),
     clean("questions and answers in CSV", qa, save=csv_file),
@@ -207,6 +256,15 @@ COLUMNS = [
     clean("completions", completion, save=two_files),
     clean("completions of conversations", completion_chat),
     clean("completions of conversations in Parquet", completion_chat, save=parquet),
+    changed("completions that call a tool first", completion_chat, lambda i, row: row | {"completion": [
+        {"role": "assistant", "content": None, "tool_calls": [call("clock", {})]}, turn("tool", sentence((i,
+        "tool"))),
+        *row["completion"]]}),
+    Case("columns with a dot in their name", "sft",
+         [{"chat.messages": row["messages"]} for row in messages.rows(12)],
+         given={"messages": "chat.messages"}, save=parquet),
+    clean("text as string views", text, save=string_views),
+    clean("text as large strings and categories", qa, save=other_strings),
     clean("plain text", text),
     clean("plain text in CSV", text, save=csv_file),
 ]  # fmt: skip
@@ -219,6 +277,8 @@ METHODS = [
     clean("pairs of messages in Parquet", pair_chat, save=parquet),
     clean("pairs with their prompt in them", pair_implicit),
     clean("pairs with their prompt in them, saved", pair_implicit, save=saved),
+    changed("different prompts with the same answers", pair_implicit, lambda i, row: {
+        side: _asked(i) + _answered(words) for side, words in (("chosen", "Yes."), ("rejected", "No!!"))}),
     clean("transcripts", pair_hh),
     clean("transcripts for a reward model", pair_hh.as_method("reward"), save=json_array),
     clean("better and worse", better_worse),
@@ -251,7 +311,8 @@ MODEL = [
     clean("labelled conversations for a model", kto_messages, model=_LLAMA3),
     clean("prompts for a model", grpo_chat, model=_LLAMA3),
     clean("Alpaca for a model", alpaca, model=_LLAMA3),
-    Case("a held-out set of its own", "sft", messages.rows(24), evaluation=[messages.make(i) for i in range(50, 60)]),
+    Case("a held-out set of its own", "sft", messages.rows(24),
+         evaluation=[messages.make(i) for i in range(50, 60)]),
 ]  # fmt: skip
 
 CLEAN: list[Case] = [*CONVERSATIONS, *COLUMNS, *METHODS, *MODEL]

@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 from tunesmith.cli.app import VERBS
+from tunesmith.data.findings import CODES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "scripts/README.md"]
@@ -14,6 +15,12 @@ PAGES += ROOT.glob("docs/*.md")
 def test_cli_page_is_what_make_docs_writes():
     made = runpy.run_path(str(ROOT / "docs" / "make_cli.py"))["page"]()
     assert (ROOT / "docs" / "cli.md").read_text() == made, "run make docs"
+
+
+def test_findings_page_is_what_make_docs_writes_and_has_every_code():
+    made = runpy.run_path(str(ROOT / "docs" / "make_findings.py"))["page"]()
+    assert (ROOT / "docs" / "findings.md").read_text() == made, "run make docs"
+    assert all(f"| {code} |" in made for code in CODES)
 
 
 def test_documents_name_only_verbs_that_exist():

@@ -1,6 +1,7 @@
-"""What holds of `validate` whatever the rows: it never falls over, counts every row, and shards add up to the whole."""
+"""What holds of `validate` whatever the rows: it never falls over, counts all, and shards add up."""
 
 import json
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -12,7 +13,7 @@ import pytest
 from corpus_broken import BROKEN
 from corpus_broken_sets import fits
 from corpus_clean import CLEAN
-from corpus_rows import FORMATS, Case, jsonl, messages, put, raw
+from corpus_rows import FORMATS, Case, messages, put, raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from templates import CHATML, tokenizer_with
@@ -28,27 +29,35 @@ from tunesmith.errors import TunesmithError
 
 METHODS = ["sft", "dpo", "kto", "grpo"]
 each_method = pytest.mark.parametrize("method", METHODS)
-few = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=120, deadline=None, derandomize=True, database=None)
 
 KEYS = [
-    *SLOTS, "conversations", "from", "role", "content", "value", "instruction", "output", "question", "answer", "input",
-    "tool_calls", "tool_call_id", "function", "name", "arguments", "type", "weight", "preferred_output", "id", "", "a.b",
+    *SLOTS, "conversations", "from", "role", "content", "value", "instruction", "output", "question",
+    "answer", "input",
+    "tool_calls", "tool_call_id", "function", "name", "arguments", "type", "weight", "preferred_output", "id",
+    "", "a.b",
 ]  # fmt: skip
 WORDS = [
-    "user", "assistant", "system", "tool", "human", "gpt", "function_call", "Hello there.", "", " ", "\u200b", "true",
-    "[]", "{}", "null", "<|im_end|>", "\ud83d", "\x00", "\n\nHuman: a\n\nAssistant: b", "[[[[", '{"name": 1}', "2024-01-01",
+    "user", "assistant", "system", "tool", "human", "gpt", "function_call", "Hello there.", "", " ", "\u200b",
+    "true",
+    "[]", "{}", "null", "<|im_end|>", "\ud83d", "\x00", "\n\nHuman: a\n\nAssistant: b", "[[[[", '{"name": 1}',
+    "2024-01-01",
 ]  # fmt: skip
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(10**30, 10**40), st.floats(), st.sampled_from(WORDS),
-    st.text(st.characters(), max_size=6), st.text(st.characters(categories=["Cs", "Co", "Cc", "Cf", "Zs"]), max_size=3),
+    st.text(st.characters(), max_size=6), st.text(st.characters(categories=["Cs", "Co", "Cc", "Cf", "Zs"]),
+    max_size=3),
 )  # fmt: skip
 keys = st.sampled_from(KEYS) | st.text(max_size=3)
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=5), max_leaves=12
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=5),
+    max_leaves=12,
 )
 turns = st.lists(
     st.fixed_dictionaries(
-        {"role": st.sampled_from(WORDS[:7]), "content": values}, optional={"tool_calls": values, "weight": values}
+        {"role": st.sampled_from(WORDS[:7]), "content": values},
+        optional={"tool_calls": values, "weight": values},
     )
     | st.fixed_dictionaries({"from": st.sampled_from(WORDS[:7]), "value": values})
     | values,
@@ -84,7 +93,9 @@ def nearly(draw, method) -> list[dict]:
     for number in range(draw(st.integers(1, 5))):
         row = shape.make(number, full=True)
         for path in draw(st.lists(st.sampled_from(list(paths_of(row))), max_size=2)):
-            with suppress(KeyError, IndexError, TypeError):  # the first change may have taken the second's place
+            with suppress(
+                KeyError, IndexError, TypeError
+            ):  # the first change may have taken the second's place
                 row = put(row, path, draw(values | turns | scalars))
         made.append(row)
     return made
@@ -92,15 +103,22 @@ def nearly(draw, method) -> list[dict]:
 
 # Lines that are no row, or an odd one.
 ODD_LINES = [
-    b"", b"  \t", b"\r", b"{", b"}", b"[]", b"7", b'"text"', b"\xff\xfe", b'{"text": "\xe9"}', b'{"text": 1} {}',
-    b'{"text": NaN}', b'{"text": 1e999}', b'{"text": ' + b"9" * 5000 + b"}", b'{"text": "a", "text": 2}', b"{'text': 1}",
-    b'{"text": "tab\there"}', b"[" * 3000, b'{"messages": ' + b"[" * 99 + b"]" * 99 + b"}", b'{"prompt": "\\ud800"}',
+    b"", b"  \t", b"\r", b"{", b"}", b"[]", b"7", b'"text"', b"\xff\xfe", b'{"text": "\xe9"}',
+    b'{"text": 1} {}',
+    b'{"text": NaN}', b'{"text": 1e999}', b'{"text": ' + b"9" * 5000 + b"}", b'{"text": "a", "text": 2}',
+    b"{'text': 1}",
+    b'{"text": "tab\there"}', b"[" * 3000, b'{"messages": ' + b"[" * 99 + b"]" * 99 + b"}",
+    b'{"prompt": "\\ud800"}',
     b"\xef\xbb\xbf{}", b"{}\x00", b'{"text": "2024-01-01 00:00:00"}', b'{"": {}}', b"{}",
 ]  # fmt: skip
+
+
 def lines(method):
     """Lines of JSON, and of what is none."""
     as_lines = nearly(method).map(lambda made: [json.dumps(row).encode() for row in made])
-    some = st.lists(st.sampled_from(ODD_LINES) | rows.map(lambda row: json.dumps(row).encode()), min_size=1, max_size=6)
+    some = st.lists(
+        st.sampled_from(ODD_LINES) | rows.map(lambda row: json.dumps(row).encode()), min_size=1, max_size=6
+    )
     return some | as_lines | st.tuples(as_lines, some).map(lambda both: both[0] + both[1])
 
 
@@ -111,7 +129,9 @@ def test_arbitrary_rows_are_judged_without_falling_over(method):
     def judged(written, end):
         with TemporaryDirectory() as folder:
             path = raw(Path(folder), end.join(written))
-            num_rows = sum(bool(line.strip()) for line in path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"))
+            num_rows = sum(
+                bool(line.strip()) for line in path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+            )
             try:
                 document = validate(Request(DatasetSource(path=str(path)), method)).as_dict()
             except TunesmithError:
@@ -144,10 +164,21 @@ def test_arbitrary_rows_meet_a_tokenizer_without_falling_over(method, kind):
 
 
 PIECES = [
-    b"question,answer\r\n", b"question\tanswer\n", b"a,b\n", b'"', b'""', b",", b"\n", b"\r", b"[", b"]", b"{", b"}",
+    b"question,answer\r\n", b"question\tanswer\n", b"a,b\n", b'"', b'""', b",", b"\n", b"\r", b"[", b"]",
+    b"{", b"}",
     b'{"text": "a"}', b", ", b"text\n", b"\x00", b"\xff", b"\xef\xbb\xbf", b"PAR1", b'"text": ', b"1", b"\\u",
     "京".encode(), b" ", b"x" * 99,
 ]  # fmt: skip
+
+
+def told_of(path, method) -> str:
+    """All that is said of a file: the document, or the error."""
+    try:
+        document = validate(Request(DatasetSource(path=str(path)), method)).as_dict()
+    except TunesmithError as error:
+        return error.message
+    assert set(document["counts"]) <= set(CODES)
+    return json.dumps(document)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "parquet", "arrow"])
@@ -157,29 +188,23 @@ def test_arbitrary_bytes_are_a_report_or_a_sentence(kind):
     def told(pieces, method):
         with TemporaryDirectory() as folder:
             path = raw(Path(folder), b"".join(pieces), f"rows.{kind}")
-            try:
-                report = validate(Request(DatasetSource(path=str(path)), method))
-            except TunesmithError as error:
-                assert error.message
-                assert "local variable" not in error.message
-                assert "object has no" not in error.message
-            else:
-                assert set(report.log.counts) <= set(CODES)
+            assert not re.search("local variable|object has no|recursion", told_of(path, method))
 
     told()
 
 
-CRASHES = {"null": b"null\n", "lists": b'{"text": ' + b"[" * 900 + b"]" * 900 + b"}\n"}
-CRASHES |= {
-    "objects": b'{"text": ' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}\n",
-    "very deep": b'{"text": "a", "more": ' + b"[" * 99_999 + b"]" * 99_999 + b"}\n",
+CRASHES = {
+    "null": b'null\n{"text": "The end."}\n',
+    "lists": b'{"text": ' + b"[" * 900 + b"]" * 900 + b"}\n{}\n",
+    "objects": b'{"text": ' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}\n{}\n",
+    "very deep": b'{"text": "a", "more": ' + b"[" * 99_999 + b"]" * 99_999 + b'}\n{"text": "The end."}\n',
 }
 
 
 @pytest.mark.parametrize("content", CRASHES.values(), ids=CRASHES)
 def test_no_row_takes_the_process_down(content, tmp_path):
     """pyarrow and polars end the process, no less, at a first line that is null and at deep nesting."""
-    path = raw(tmp_path, content + b'{"text": "The end."}\n')
+    path = raw(tmp_path, content)
     code = (
         "import sys; from tunesmith.config.run_config import DatasetSource; "
         "from tunesmith.data.validate import Request, validate; "
@@ -190,7 +215,7 @@ def test_no_row_takes_the_process_down(content, tmp_path):
 
 
 def readable(case: Case) -> bool:
-    return not {"D107", "D306"} & {code for code, *_ in case.expected}
+    return not case.bug and not {"D107", "D306"} & {code for code, *_ in case.expected}
 
 
 CASES = [case for case in [*BROKEN, *CLEAN] if readable(case)]
@@ -204,8 +229,8 @@ def test_shards_add_up_to_the_whole(tmp_path):
     @given(cases, st.integers(1, 5), st.randoms(use_true_random=False))
     def adds_up(case, number, random):
         if case.name not in made:
-            folder = tmp_path / str(len(made))
-            folder.mkdir()
+            folder = tmp_path / case.name
+            folder.mkdir(exist_ok=True)
             request = case.request(folder)
             made[case.name] = request, validate(request).as_dict()
         request, whole = made[case.name]
@@ -226,7 +251,7 @@ def test_shards_add_up_to_the_whole(tmp_path):
 
 @pytest.mark.parametrize("size", [1, 700])
 def test_the_size_of_chunks_makes_no_difference(size, tmp_path, monkeypatch):
-    for number, case in enumerate(CASES[:: 4 if size > 1 else 12]):
+    for number, case in enumerate(CASES[:: 6 if size > 1 else 20]):
         if case.name in ("a very large answer", "a row is null"):
             continue
         folder = tmp_path / str(number)

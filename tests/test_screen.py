@@ -1,6 +1,7 @@
-"""The screen over columns against the judge of rows: it never clears what the judge faults, and clears much."""
+"""The screen over columns against the judge of rows: it clears much, and never what the judge faults."""
 
 import sys
+from types import SimpleNamespace
 
 import polars as pl
 import pyarrow as pa
@@ -18,15 +19,26 @@ from tunesmith.data.checks.screen import Screen
 from tunesmith.data.checks.text import BLANK, CONTROL, is_blank, text_faults
 from tunesmith.data.checks.texts import texts_of
 from tunesmith.data.formats import detect
-from tunesmith.data.readers import Batch, read_jsonl, read_parquet
+from tunesmith.data.readers import read_jsonl, read_parquet, regular
 from tunesmith.data.row_source import open_rows
 from tunesmith.data.validate import column_names, told_format
 
-# Shapes that are flagged whatever they hold: with tools, histories or ranks, or with the prompt in both answers.
-JUDGED = {"tools", "sharegpt_tools", "alpaca", "kto_alpaca", "ranking_alpaca", "pair_implicit", "pair_hh", "openai_pairs"}
+# Shapes that are flagged whatever they hold: with tools, histories or ranks, or prompts in both answers.
+JUDGED = {
+    "tools",
+    "sharegpt_tools",
+    "alpaca",
+    "kto_alpaca",
+    "ranking_alpaca",
+    "pair_implicit",
+    "pair_hh",
+    "openai_pairs",
+}
 GROUP_SETS = [GROUPS, *(frozenset({group}) for group in sorted(GROUPS))]
 each_format = pytest.mark.parametrize("shape", FORMATS.values(), ids=FORMATS)
-each_case = pytest.mark.parametrize("case", [*BROKEN, *CLEAN], ids=lambda case: case.name)
+each_case = pytest.mark.parametrize(
+    "case", [case for case in [*BROKEN, *CLEAN] if not case.bug], ids=lambda case: case.name
+)
 
 
 def layout_of(shape: Format):
@@ -43,17 +55,19 @@ def table_of(rows) -> pa.Table | None:
 
 
 def cleared_but_faulted(table, readings, layout, groups=GROUPS) -> list:
-    """What the judge finds in rows that the screen clears; `readings` are ways to read the rows of the table."""
+    """What the judge finds in rows that the screen clears; `readings` are ways to read the table's rows."""
     suspects, judge = set(Screen(layout, groups).suspects(table)), RowChecker(layout, groups)
     cleared = [index for index in range(table.num_rows) if index not in suspects]
-    return [(rows[index], found) for rows in readings for index in cleared if (found := judge(rows[index], index))]
+    return [
+        (rows[index], found) for rows in readings for index in cleared if (found := judge(rows[index], index))
+    ]
 
 
 def opened(case, folder):
     """The layout of a corpus data set and its batches; no layout where it has none."""
     source = open_rows(case.request(folder).source)
     layout, _ = told_format(source, case.method, case.given)
-    return layout, list(source.batches()) if layout else []
+    return layout, [part for batch in source.batches() for part in regular(batch)] if layout else []
 
 
 @each_case
@@ -75,7 +89,7 @@ def test_no_fault_of_the_corpora_is_cleared(case, tmp_path):
 def test_texts_are_the_same_by_columns_and_row_by_row(case, tmp_path):
     layout, batches = opened(case, tmp_path)
     for batch in batches:
-        by_row = Batch(batch.first_row, batch.num_rows, lambda: None, batch.rows, batch.num_bytes)
+        by_row = SimpleNamespace(table=None, num_rows=batch.num_rows, rows=batch.rows)
         assert as_lists(texts_of(batch, layout)) == as_lists(texts_of(by_row, layout))
 
 
@@ -111,18 +125,27 @@ def test_what_only_looks_like_a_fault_is_mostly_cleared(words):
     assert len(Screen(layout_of(text)).suspects(table_of(rows))) <= len(rows) // 3
 
 
-ODD = "".join(BLANKS.values()) + "".join(CONTROLS.values()) + "\x1c\x1d\x1e\x1f\x85\u180e\u2028\u2029\ufffe|<>[]/@.a"
+ODD = (
+    "".join(BLANKS.values())
+    + "".join(CONTROLS.values())
+    + "\x1c\x1d\x1e\x1f\x85\u180e\u2028\u2029\ufffe|<>[]/@.a"
+)
 SECRETS = [*KEYS.values(), PRIVATE_KEY, EMAIL]
 TOLD = st.one_of(
     st.just(None),
-    st.sampled_from([*BLANKS.values(), *CONTROLS.values(), *CONTROL_TOKENS.values(), *SECRETS, *SCRIPTS, *CODE]),
+    st.sampled_from(
+        [*BLANKS.values(), *CONTROLS.values(), *CONTROL_TOKENS.values(), *SECRETS, *SCRIPTS, *CODE]
+    ),
     st.text(st.sampled_from(ODD), max_size=5),
     st.text(max_size=8),
     st.integers(0, 5).map(sentence),
-    st.sampled_from(["\n\nHuman: a\n\nAssistant: b", "Human: a\n\nAssistant:", "\n\nHuman: \n\nAssistant: ", "[]", "true"]),
+    st.sampled_from(
+        ["\n\nHuman: a\n\nAssistant: b", "Human: a\n\nAssistant:", "\n\nHuman: \n\nAssistant: ", "[]", "true"]
+    ),
 )
 ROLE_KEYS, NAMES = {"role", "from"}, [
-    "system", "developer", "user", "assistant", "tool", "human", "gpt", "function_call", "observation", "User", "x", "",
+    "system", "developer", "user", "assistant", "tool", "human", "gpt", "function_call", "observation",
+    "User", "x", "",
 ]  # fmt: skip
 
 
@@ -133,8 +156,11 @@ def like(value, key=""):
         return st.none() | st.fixed_dictionaries({}, optional=inner) | st.fixed_dictionaries(inner)
     if isinstance(value, list):
         kinds = value[:1] or [""]
-        plain = st.fixed_dictionaries({name: like(each, name) for name, each in kinds[0].items()}) if (
-            isinstance(kinds[0], dict)) else like(kinds[0])
+        plain = (
+            st.fixed_dictionaries({name: like(each, name) for name, each in kinds[0].items()})
+            if (isinstance(kinds[0], dict))
+            else like(kinds[0])
+        )
         return st.none() | st.lists(plain, max_size=4) | st.lists(like(kinds[0]), max_size=3)
     if isinstance(value, bool):
         return st.none() | st.booleans()
@@ -149,7 +175,7 @@ def test_no_fault_of_arbitrary_rows_is_cleared(shape):
     row = st.fixed_dictionaries({}, optional={name: like(value, name) for name, value in full.items()})
     column = st.fixed_dictionaries({name: like(value, name) for name, value in full.items()})
 
-    @settings(max_examples=100, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=200, deadline=None, derandomize=True, database=None)
     @given(st.lists(row | column | st.just(full), min_size=1, max_size=8), st.sampled_from(GROUP_SETS))
     def never_cleared(rows, groups):
         rows = [full, *rows]
@@ -171,12 +197,10 @@ def test_texts_of_arbitrary_rows_are_the_same_both_ways(shape):
         table = table_of([full, *rows])
         if table is None:
             return
-        read = table.to_pylist()
-
-        def chosen(indices):
-            return read if indices is None else [read[index] for index in indices]
-
-        by_column, by_row = (Batch(0, len(read), lambda loaded=each: loaded, chosen, 1) for each in (table, None))
+        by_column, by_row = (
+            SimpleNamespace(table=each, num_rows=table.num_rows, rows=table.to_pylist)
+            for each in (table, None)
+        )
         assert as_lists(texts_of(by_column, layout)) == as_lists(texts_of(by_row, layout))
 
     same()

@@ -10,7 +10,7 @@ from encoding import prepare, rows_of, texts
 from tiny import chat_rows, write_jsonl
 
 from tunesmith.config.run_config import DatasetSource
-from tunesmith.data.sources import open_dataset
+from tunesmith.data.row_source import open_rows
 from tunesmith.errors import DataError, DownloadError
 
 
@@ -50,12 +50,16 @@ KINDS = ("jsonl", "json", "csv", "tsv", "parquet", "arrow", "saved", "saved-dict
 
 
 def read(path, split="train", **options) -> list[str]:
-    return open_dataset(DatasetSource(path=str(path), split=split, **options))["text"][:]
+    return [row["text"] for row in rows_in(path, split=split, **options)]
 
 
-def refusal(path, split="train", kind=DataError, **options):
+def rows_in(path, **options) -> list[dict]:
+    return [row for _, row in open_rows(DatasetSource(path=str(path), **options)).rows()]
+
+
+def refusal(path, split="train", kind=DataError):
     with pytest.raises(kind) as refused:
-        open_dataset(DatasetSource(path=str(path), split=split, **options))
+        prepare(str(path), dataset_train_split=split)
     assert "\n" not in refused.value.message
     assert refused.value.where
     assert refused.value.fix
@@ -105,10 +109,10 @@ def test_splits_of_a_saved_dict_and_of_a_folder_can_be_added(tmp_path):
 def test_everything_in_a_csv_is_text(delimiter, tmp_path):
     rows = [{"prompt": "NA", "completion": "42"}, {"prompt": 'a, b\t"c"\nd', "completion": "007"}]
     path = write_table(tmp_path / ("rows.csv" if delimiter == "," else "rows.tsv"), rows, delimiter)
-    assert list(open_dataset(DatasetSource(path=str(path)))) == rows
+    assert rows_in(path) == rows
     rows = [{"text": each} for each in ("NA", "null", "None", "nan")]
     write_table(path, rows, delimiter)
-    assert list(open_dataset(DatasetSource(path=str(path)))) == rows
+    assert rows_in(path) == rows
 
 
 def test_byte_order_mark_windows_line_ends_and_nul_are_read(tmp_path):
@@ -144,12 +148,12 @@ def test_a_missing_file_is_named_with_where_it_was_looked_for(tmp_path):
         ("rows.json", b"[]", "no rows"),
         ("rows.csv", b"text\n", "no rows"),
         ("rows.jsonl", b'{"text": "a"}\n{"text": oops}\n', "row 1"),
-        ("rows.jsonl", b'{"text": "a"}\n{"text": "b"', "can't be read"),
-        ("rows.jsonl", b'"a"\n3\n', "can't be read"),
-        ("rows.jsonl", b'{"text": "\\ud800"}\n', "surrogate"),
-        ("rows.csv", b"a,b\n1,2,3\n1,2\n4,5,6,7\n", "can't be read"),
+        ("rows.jsonl", b'{"text": "a"}\n{"text": "b"', "row 1 is no JSON"),
+        ("rows.jsonl", b'"a"\n3\n', "the columns are none"),
+        ("rows.jsonl", b'{"text": "\\ud800"}\n', "row 0: text holds half a character"),
+        ("rows.csv", b"text,b\n1,2,3\n1,2\n4,5,6,7\n", "row 0 has 3 fields where the header has 2"),
         ("rows.csv", b"text,text\na,b\n", "two columns named 'text'"),
-        ("rows.csv", b"text\n\xff\xfe\n", "can't be read"),
+        ("rows.csv", b"text\n\xff\xfe\n", "row 0: text holds half a character"),
         ("rows.parquet", b"nope", "can't be read"),
         ("rows.arrow", b"nope nope nope nope", "can't be read"),
         ("rows.xlsx", b"PK", "none of the files that can be read"),
@@ -160,7 +164,7 @@ def test_a_file_that_holds_no_rows_is_a_sentence(name, raw, says, tmp_path):
     (tmp_path / name).write_bytes(raw)
     error = refusal(tmp_path / name)
     assert says in error.message
-    assert name in error.message
+    assert name in f"{error.message} {error.where}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -236,14 +240,14 @@ def test_a_type_that_changes_at_the_end_of_a_long_file_is_found_with_its_row(tmp
         prepare(str(path))
 
 
-def test_columns_that_change_beyond_the_first_chunk_of_a_file_are_a_sentence(tmp_path):
-    filler = "b" * 20_000  # datasets takes the schema from the first 10 MB
-    for name, rows in {
-        "null": [*({"text": None, "more": filler} for _ in range(600)), {"text": "a", "more": "b"}],
-        "name": [*({"text": filler} for _ in range(600)), {"txt": "a"}],
-    }.items():
-        error = refusal(write_jsonl(tmp_path / f"{name}.jsonl", rows))
-        assert "changes its columns or their types" in error.message
+def test_a_column_that_begins_or_ends_far_down_in_a_file_is_read_and_its_gaps_are_named(tmp_path):
+    filler = "b" * 20_000  # beyond the pieces in which a file is read
+    late = [*({"text": f"{i} {filler}"} for i in range(1000)), {"text": "a", "more": 3}]
+    assert prepare(str(write_jsonl(tmp_path / "late.jsonl", late))).report.num_rows == 1001
+    gone = write_jsonl(tmp_path / "gone.jsonl", [*late, {"txt": "a"}])
+    assert "row 1001: text is missing" in refusal(gone).message
+    null = write_jsonl(tmp_path / "null.jsonl", [*late, {"text": None}])
+    assert "row 1001: text is null" in refusal(null).message
 
 
 def test_bytes_that_are_no_utf8_are_named_with_row_and_column(tmp_path):

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tunesmith.data.checks.texts import texts_of
 from tunesmith.data.checks.tokens import TokenChecker, TokenCounts
 from tunesmith.data.findings import CODES, Finding, FindingLog
 from tunesmith.data.layout import Layout
-from tunesmith.data.readers import Batch
+from tunesmith.data.readers import Batch, regular
 from tunesmith.data.statistics import Lengths, Statistics
 from tunesmith.errors import DataError
 from tunesmith.runs.files import write_bytes_whole
@@ -211,18 +212,12 @@ def _check(batch: Batch, part: Partial, checks: Checks, screen: Screen, judge: R
 
 def read_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
     """The batches, the next one read and parsed by a thread while one is worked on."""
-    left = iter(batches)
-
-    def parsed() -> Batch | None:
-        batch = next(left, None)
-        if batch is not None:
-            _ = batch.table
-        return batch
+    left = chain.from_iterable(regular(batch) for batch in batches)
 
     with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(parsed)
+        coming = reader.submit(next, left, None)
         while (batch := coming.result()) is not None:
-            coming = reader.submit(parsed)
+            coming = reader.submit(next, left, None)
             yield batch
 
 

@@ -1,8 +1,8 @@
 """Files as batches of rows with their numbers, read lazily, so that memory doesn't grow with the file.
 
-A batch is an Arrow table where its rows fit one schema, and Python rows in any case: what doesn't parse becomes
-a `BadRow` at its place rather than an error that hides all the others. Parsing waits until a batch is asked for
-its rows, so that a shard can pass over the others' batches.
+A batch is an Arrow table where its rows fit one schema, and Python rows in any case: what doesn't parse
+becomes a `BadRow` at its place rather than an error that hides all the others. Parsing waits until a batch is
+asked for its rows, so that a shard can pass over the others' batches.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tunesmith.data.checks.rows import BadRow, Row
+from tunesmith.errors import DataError
 
 # Large enough to keep all cores busy with a batch, small enough that a few of them take little memory.
 CHUNK_BYTES = 16 << 20
 BATCH_ROWS = 16_384
+# A batch that fits no schema is halved down to so many rows, which are then judged one by one.
+_SMALL = 64
 
 
 class Batch:
@@ -33,15 +36,17 @@ class Batch:
         self,
         first_row: int,
         num_rows: int,
+        num_bytes: int,
         load_table: Callable[[], pa.Table | None],
         load_rows: Callable[[Sequence[int] | None], list[Row | BadRow]],
-        num_bytes: int,
+        load_part: Callable[[int, int], Batch],
     ) -> None:
         self.first_row = first_row
         self.num_rows = num_rows
         self.num_bytes = num_bytes
         self._load_table = load_table
         self._load_rows = load_rows
+        self._load_part = load_part
 
     @cached_property
     def table(self) -> pa.Table | None:
@@ -54,16 +59,19 @@ class Batch:
 
     def slice(self, start: int, stop: int) -> Batch:
         """The rows from `start` to `stop` within the batch, as a batch."""
+        part = self._load_part(start, stop)
+        part.first_row = self.first_row + start
+        return part
 
-        def table() -> pa.Table | None:
-            return None if self.table is None else self.table.slice(start, stop - start)
 
-        def rows(indices: Sequence[int] | None) -> list[Row | BadRow]:
-            wanted = range(start, stop) if indices is None else [start + index for index in indices]
-            return self.rows(wanted)
-
-        share = self.num_bytes * (stop - start) // max(1, self.num_rows)
-        return Batch(self.first_row + start, stop - start, table, rows, share)
+def regular(batch: Batch) -> Iterator[Batch]:
+    """`batch`, or its halves, quarters ...: rows that fit no schema are set apart from the many that do."""
+    if batch.table is not None or batch.num_rows <= _SMALL:
+        yield batch
+        return
+    middle = batch.num_rows // 2
+    yield from regular(batch.slice(0, middle))
+    yield from regular(batch.slice(middle, batch.num_rows))
 
 
 def read_file(path: Path, columns: Sequence[str] | None = None) -> Iterator[Batch]:
@@ -116,8 +124,11 @@ def table_batch(table: pa.Table, first_row: int, num_bytes: int | None = None) -
             return None
         return table
 
+    def part(start: int, stop: int) -> Batch:
+        return table_batch(table.slice(start, stop - start), first_row + start)
+
     size = table.nbytes if num_bytes is None else num_bytes
-    return Batch(first_row, table.num_rows, checked, rows, size)
+    return Batch(first_row, table.num_rows, size, checked, rows, part)
 
 
 def _decoded(row: pa.Table) -> Row | BadRow:
@@ -166,6 +177,10 @@ class _Lines(NamedTuple):
     def num_rows(self) -> int:
         return len(self.starts) - 1
 
+    def part(self, start: int, stop: int) -> _Lines:
+        first, end = self.starts[start], self.starts[stop]
+        return _Lines(self.chunk[first:end], self.starts[start : stop + 1] - first)
+
     def line(self, index: int) -> bytes:
         return self.chunk[self.starts[index] : self.starts[index + 1] - 1]
 
@@ -195,7 +210,11 @@ def _lines_batch(lines: _Lines, first: int, num_bytes: int, parser: _JsonParser)
     def table() -> pa.Table | None:
         return parser.table(lines.chunk, lines.num_rows)
 
-    return Batch(first, lines.num_rows, table, rows, num_bytes)
+    def part(start: int, stop: int) -> Batch:
+        some = lines.part(start, stop)
+        return _lines_batch(some, first + start, len(some.chunk), parser)
+
+    return Batch(first, lines.num_rows, num_bytes, table, rows, part)
 
 
 def json_row(line: bytes) -> Row | BadRow:
@@ -317,6 +336,11 @@ def read_csv(path: Path, delimiter: str) -> Iterator[Batch]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter)
         names = next(reader, [])
+        doubled = next((name for name in names if names.count(name) > 1), None)
+        if doubled is not None:
+            raise DataError(
+                f"{path.name} has two columns named {doubled!r}", where=f"{path}:1", fix="rename one of them"
+            )
         first = size = 0
         rows: list[Row | BadRow] = []
         for values in reader:
@@ -348,7 +372,10 @@ def python_batch(rows: list[Row | BadRow], first_row: int, num_bytes: int) -> Ba
     def chosen(indices: Sequence[int] | None) -> list[Row | BadRow]:
         return rows if indices is None else [rows[index] for index in indices]
 
-    return Batch(first_row, len(rows), table, chosen, num_bytes)
+    def part(start: int, stop: int) -> Batch:
+        return python_batch(rows[start:stop], first_row + start, num_bytes * (stop - start) // len(rows))
+
+    return Batch(first_row, len(rows), num_bytes, table, chosen, part)
 
 
 def _begins_with(path: Path, mark: bytes) -> bool:

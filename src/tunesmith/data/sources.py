@@ -28,8 +28,7 @@ def open_dataset(source: DatasetSource) -> Dataset:
     import datasets
 
     datasets.disable_progress_bars()
-    if not _SPLIT.fullmatch(source.split):
-        raise DataError(f"{source.split!r} is no split", where=source.path, fix="write train or train[:1000]")
+    refuse_strange_split(source)
     try:
         path = Path(source.path).expanduser()
         if path.is_file():
@@ -49,7 +48,7 @@ def open_dataset(source: DatasetSource) -> Dataset:
     except Exception as error:  # loaders raise dozens of kinds; each becomes a sentence (test_bad_input.py)
         raise sentence(error, source) from error
     if len(dataset) == 0:
-        raise _no_rows(source)
+        raise no_rows(source)
     return dataset.select(range(min(source.max_rows, len(dataset)))) if source.max_rows else dataset
 
 
@@ -65,56 +64,18 @@ def _open_file(path: Path, source: DatasetSource) -> Dataset:
         )
     if path.stat().st_size == 0:
         raise DataError(f"{path.name} is empty", where=str(path), fix="write at least one row into it")
-    options = _csv_options(path) if loader == "csv" else {}
     refuse_other_split(source, ["train"])
-    return datasets.load_dataset(loader, data_files={"train": str(path)}, split=source.split, **options)
+    return datasets.load_dataset(loader, data_files={"train": str(path)}, split=source.split)
 
 
-def _csv_options(path: Path) -> dict[str, Any]:
-    """Everything in a CSV file is text: an answer `42` is no number, and an answer `None` is not missing."""
-    import csv
-
-    from datasets import Features, Value
-
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader(file, delimiter=delimiter), [])
-    doubled = next((name for name in header if header.count(name) > 1), None)
-    if doubled is not None:
-        raise DataError(
-            f"{path.name} has two columns named {doubled!r}", where=f"{path}:1", fix="rename one of them"
-        )
-    features = Features({name: Value("string") for name in header})
-    return {"delimiter": delimiter, "keep_default_na": False, "features": features}
-
-
-def refuse_bad_text(dataset: Dataset, source: DatasetSource) -> None:
-    """Make sure that all text is UTF-8; loaders let other bytes through, and reading them fails much later.
+def refuse_strange_split(source: DatasetSource) -> None:
+    """Make sure that the split looks like one.
 
     Raises:
-        DataError: a row holds other bytes.
+        DataError: it doesn't.
     """
-    from pyarrow import ArrowInvalid
-
-    for name in dataset.column_names:
-        try:
-            dataset.data.column(name).validate(full=True)
-        except ArrowInvalid as error:
-            row = next((row for row in range(len(dataset)) if not _is_readable(dataset, name, row)), None)
-            place = f"row {row}, {name}" if row is not None else name
-            raise DataError(
-                f"{place} of {source.path} is not UTF-8 text",
-                where=f"{source.path}, {place}",
-                fix="save the file as UTF-8",
-            ) from error
-
-
-def _is_readable(dataset: Dataset, name: str, row: int) -> bool:
-    try:
-        dataset.select_columns([name])[row]
-    except UnicodeDecodeError:
-        return False
-    return True
+    if not _SPLIT.fullmatch(source.split):
+        raise DataError(f"{source.split!r} is no split", where=source.path, fix="write train or train[:1000]")
 
 
 def _open_folder(path: Path, source: DatasetSource) -> Dataset:
@@ -176,7 +137,7 @@ def sentence(error: Exception, source: DatasetSource) -> DataError | DownloadErr
 
     causes = [error, error.__cause__, error.__context__]
     if "corresponds to no data" in str(error):
-        return _no_rows(source)
+        return no_rows(source)
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if any(isinstance(cause, GatedRepoError) for cause in causes) or "gated" in text:
         return DownloadError(
@@ -230,7 +191,8 @@ def sentence(error: Exception, source: DatasetSource) -> DataError | DownloadErr
     )
 
 
-def _no_rows(source: DatasetSource) -> DataError:
+def no_rows(source: DatasetSource) -> DataError:
+    """What to say of a source without rows."""
     return DataError(
         f"{source.path} has no rows in {source.split}",
         where=f"{source.path}, split {source.split}",

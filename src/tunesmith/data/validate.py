@@ -18,7 +18,7 @@ from tunesmith.data.layout import Layout
 from tunesmith.data.partial import Checks, Partial, check_batches, sign_batches
 from tunesmith.data.readers import Batch
 from tunesmith.data.report import ModelFit, Report, conclude, no_format
-from tunesmith.data.row_source import RowSource, open_rows, shard_of
+from tunesmith.data.row_source import RowSource, open_rows
 from tunesmith.data.tokens import Encoder
 from tunesmith.errors import DataError
 
@@ -119,7 +119,7 @@ def _batches(request: Request, rows: RowSource, layout: Layout) -> Iterator[Batc
     columns = None if layout.kind == "prompts" else layout.root_columns
     if request.shard is None:
         return rows.batches(columns)
-    return shard_of(rows, *request.shard, columns=columns)
+    return rows.shard(*request.shard, columns=columns)
 
 
 def _watched(request: Request, batches: Iterator[Batch], num_bytes: int | None) -> Iterator[Batch]:
