@@ -209,6 +209,7 @@ PROMPTS = [
     planted("a reference is missing", grpo_text, "answer", GONE, "D106"),
     planted("a reference is blank", grpo_text, "answer", "\u00a0 ", "D106", save=csv_file),
     planted("a reference is zero-width", grpo_text, "answer", "\u200b", "D106"),
+    planted("a reference is a separator", grpo_text, "answer", "\x1f", "D106"),
     planted("a reference of a conversation is empty", grpo_chat, "solution", "", "D106"),
     planted("a prompt of no messages", grpo_chat, "prompt", [], "D004"),
     planted("a prompt without content", grpo_chat, "prompt[0].content", GONE, "D002"),

@@ -222,7 +222,7 @@ CONVERSATIONS = [
          save=csv_file),
     Case("text of many scripts", "sft", [{"text": words} for words in SCRIPTS], save=json_array),
     Case("calls that differ in their arguments", "sft", [
-        {"messages": [turn("user", "Look up the next one."), {"role": "assistant", "tool_calls": [call("look",
+        {"messages": [turn("user", f"Look up number {i}, please."), {"role": "assistant", "tool_calls": [call("look",
         {"row": i})]}]}
         for i in range(12)]),
     clean("calls and tools", tools),

@@ -270,9 +270,6 @@ def saved(folder: Path, rows: list[Row]) -> Path:
 
 
 # Name of a data set: what is wrong in Tunesmith, for as long as it is. A line too many fails its test.
-KNOWN_BUGS: dict[str, str] = {}
-
-
 @dataclass(frozen=True)
 class Case:
     """A data set, how to check it, and every finding that the check should have."""
@@ -286,11 +283,6 @@ class Case:
     given: Mapping[str, str] = field(default_factory=dict)
     model: Callable[[], ModelFit] | None = None
     max_length: int = 1024
-
-    @property
-    def bug(self) -> str | None:
-        """Why the check doesn't find this yet."""
-        return KNOWN_BUGS.get(self.name)
 
     def request(self, folder: Path, **more: Any) -> Request:
         """The data set written into `folder`, and the request to check it."""
@@ -310,13 +302,8 @@ class Case:
 
 
 def each_case(cases: Iterable[Case]) -> pytest.MarkDecorator:
-    """Parametrises a test by `case`; one whose bug is known has to fail until the bug is gone."""
-    marks = {
-        case.name: [pytest.mark.xfail(strict=True, reason=case.bug)] if case.bug else [] for case in cases
-    }
-    return pytest.mark.parametrize(
-        "case", [pytest.param(case, id=case.name, marks=marks[case.name]) for case in cases]
-    )
+    """Parametrises a test by `case`."""
+    return pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in cases])
 
 
 GONE = object()

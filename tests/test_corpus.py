@@ -49,7 +49,6 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
         validate(Request(DatasetSource(path=str(path)), "sft"))
 
 
-@pytest.mark.xfail(strict=True, reason="a transcript of one question is one only after two line ends")
 def test_transcripts_of_one_question_need_no_line_ends_before_them(tmp_path):
     rows = [
         {side: f"Human: {question(i)}\n\nAssistant: {sentence((i, side))}" for side in ("chosen", "rejected")}

@@ -132,10 +132,11 @@ def test_arbitrary_rows_are_judged_without_falling_over(method):
             num_rows = sum(
                 bool(line.strip()) for line in path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
             )
-            try:
-                document = validate(Request(DatasetSource(path=str(path)), method)).as_dict()
-            except TunesmithError:
+            if not path.stat().st_size:
+                with pytest.raises(TunesmithError, match="is empty"):
+                    validate(Request(DatasetSource(path=str(path)), method))
                 return
+            document = validate(Request(DatasetSource(path=str(path)), method)).as_dict()
         assert document["num_rows"] == num_rows
         assert all(found["code"] in CODES for found in document["findings"])
         assert all(found["row"] is None or 0 <= found["row"] < num_rows for found in document["findings"])
@@ -215,7 +216,7 @@ def test_no_row_takes_the_process_down(content, tmp_path):
 
 
 def readable(case: Case) -> bool:
-    return not case.bug and not {"D107", "D306"} & {code for code, *_ in case.expected}
+    return not {"D107", "D306"} & {code for code, *_ in case.expected}
 
 
 CASES = [case for case in [*BROKEN, *CLEAN] if readable(case)]
@@ -225,7 +226,7 @@ cases = st.sampled_from(CASES)
 def test_shards_add_up_to_the_whole(tmp_path):
     made: dict[str, tuple[Request, dict]] = {}
 
-    @settings(few, max_examples=150)
+    @settings(few, max_examples=100)
     @given(cases, st.integers(1, 5), st.randoms(use_true_random=False))
     def adds_up(case, number, random):
         if case.name not in made:
@@ -251,7 +252,7 @@ def test_shards_add_up_to_the_whole(tmp_path):
 
 @pytest.mark.parametrize("size", [1, 700])
 def test_the_size_of_chunks_makes_no_difference(size, tmp_path, monkeypatch):
-    for number, case in enumerate(CASES[:: 6 if size > 1 else 20]):
+    for number, case in enumerate(CASES[:: 8 if size > 1 else 25]):
         if case.name in ("a very large answer", "a row is null"):
             continue
         folder = tmp_path / str(number)

@@ -109,7 +109,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize("rows", [TEXT_ROWS, CHAT_ROWS], ids=["text", "chat"])
-@pytest.mark.parametrize("function", GOOD, ids=str)
+@pytest.mark.parametrize("function", GOOD, ids=lambda each: getattr(each, "__name__", type(each).__name__))
 def test_a_good_reward_is_silent(function, rows):
     report, findings = check(function, rows)
     assert findings == []

@@ -13,8 +13,7 @@ from corpus_rows import FORMATS, Format, alpaca, jsonl, messages, parquet, sente
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.data.checks.pieces import GROUPS
-from tunesmith.data.checks.rows import RowChecker
+from tunesmith.data.checks.rows import GROUPS, RowChecker
 from tunesmith.data.checks.screen import Screen
 from tunesmith.data.checks.text import BLANK, CONTROL, is_blank, text_faults
 from tunesmith.data.checks.texts import texts_of
@@ -34,11 +33,10 @@ JUDGED = {
     "pair_hh",
     "openai_pairs",
 }
+# Data sets and formats that the screen clears though the judge faults them; a line too many fails its test.
 GROUP_SETS = [GROUPS, *(frozenset({group}) for group in sorted(GROUPS))]
 each_format = pytest.mark.parametrize("shape", FORMATS.values(), ids=FORMATS)
-each_case = pytest.mark.parametrize(
-    "case", [case for case in [*BROKEN, *CLEAN] if not case.bug], ids=lambda case: case.name
-)
+each_case = pytest.mark.parametrize("case", [case for case in [*BROKEN, *CLEAN]], ids=lambda case: case.name)
 
 
 def layout_of(shape: Format):
@@ -68,6 +66,10 @@ def opened(case, folder):
     source = open_rows(case.request(folder).source)
     layout, _ = told_format(source, case.method, case.given)
     return layout, [part for batch in source.batches() for part in regular(batch)] if layout else []
+
+
+def name_of(shape: Format) -> str:
+    return next(name for name in FORMATS if FORMATS[name] is shape)
 
 
 @each_case
@@ -125,24 +127,20 @@ def test_what_only_looks_like_a_fault_is_mostly_cleared(words):
     assert len(Screen(layout_of(text)).suspects(table_of(rows))) <= len(rows) // 3
 
 
-ODD = (
-    "".join(BLANKS.values())
-    + "".join(CONTROLS.values())
-    + "\x1c\x1d\x1e\x1f\x85\u180e\u2028\u2029\ufffe|<>[]/@.a"
-)
-SECRETS = [*KEYS.values(), PRIVATE_KEY, EMAIL]
+ODD = [
+    *"".join([*BLANKS.values(), *CONTROLS.values()]),
+    *"\x1c\x1d\x1e\x1f\x85\u180e\u2028\u2029\ufffe|<>[]/@.a",
+]
+TRANSCRIPTS = ["\n\nHuman: a\n\nAssistant: b", "Human: a\n\nAssistant:", "\n\nHuman: \n\nAssistant: "]
+WORDS = [
+    *ODD, *BLANKS.values(), *CONTROLS.values(), *CONTROL_TOKENS.values(), *KEYS.values(), PRIVATE_KEY, EMAIL,
+    *SCRIPTS, *CODE, *TRANSCRIPTS, "[]", "{}", "true", "word " * 210_000,
+]  # fmt: skip
 TOLD = st.one_of(
-    st.just(None),
-    st.sampled_from(
-        [*BLANKS.values(), *CONTROLS.values(), *CONTROL_TOKENS.values(), *SECRETS, *SCRIPTS, *CODE]
-    ),
-    st.text(st.sampled_from(ODD), max_size=5),
+    st.just(None), st.sampled_from(WORDS[:-1]), st.text(st.sampled_from(ODD), max_size=5),
     st.text(max_size=8),
     st.integers(0, 5).map(sentence),
-    st.sampled_from(
-        ["\n\nHuman: a\n\nAssistant: b", "Human: a\n\nAssistant:", "\n\nHuman: \n\nAssistant: ", "[]", "true"]
-    ),
-)
+)  # fmt: skip
 ROLE_KEYS, NAMES = {"role", "from"}, [
     "system", "developer", "user", "assistant", "tool", "human", "gpt", "function_call", "observation",
     "User", "x", "",
@@ -169,13 +167,31 @@ def like(value, key=""):
     return st.none() | st.sampled_from(NAMES) if key in ROLE_KEYS else TOLD
 
 
+def saying(value, words, key=""):
+    """`value` with `words` in the place of every text but the roles."""
+    if isinstance(value, dict):
+        return {name: saying(each, words, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [saying(each, words) for each in value]
+    return words if isinstance(value, str) and key not in ROLE_KEYS else value
+
+
+@each_format
+@pytest.mark.parametrize("groups", GROUP_SETS, ids=lambda groups: " ".join(sorted(groups)))
+def test_no_odd_words_are_cleared_wherever_they_stand(shape, groups):
+    full = shape.make(3, full=True)
+    rows = [full, *(saying(full, words) for words in WORDS)]
+    rows += [full | {name: saying(full[name], words)} for name in full for words in WORDS[:-1]]
+    assert cleared_but_faulted(table_of(rows), [rows], layout_of(shape), groups) == []
+
+
 @each_format
 def test_no_fault_of_arbitrary_rows_is_cleared(shape):
     layout, full = layout_of(shape), shape.make(3, full=True)
     row = st.fixed_dictionaries({}, optional={name: like(value, name) for name, value in full.items()})
     column = st.fixed_dictionaries({name: like(value, name) for name, value in full.items()})
 
-    @settings(max_examples=200, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=120, deadline=None, derandomize=True, database=None)
     @given(st.lists(row | column | st.just(full), min_size=1, max_size=8), st.sampled_from(GROUP_SETS))
     def never_cleared(rows, groups):
         rows = [full, *rows]
@@ -191,7 +207,7 @@ def test_texts_of_arbitrary_rows_are_the_same_both_ways(shape):
     layout, full = layout_of(shape), shape.make(3, full=True)
     row = st.fixed_dictionaries({name: like(value, name) for name, value in full.items()})
 
-    @settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=50, deadline=None, derandomize=True, database=None)
     @given(st.lists(row, min_size=1, max_size=5))
     def same(rows):
         table = table_of([full, *rows])

@@ -11,8 +11,8 @@ from typing import Any
 
 from tunesmith.data.checks.rows import Row, read_label
 from tunesmith.data.checks.tools import calls_of, parsed, tool_list
-from tunesmith.data.layout import CALLING_ROLES, MISSING, Layout, get_path
-from tunesmith.data.pairs import common_prompt, is_transcript, split_transcript
+from tunesmith.data.layout import CALLING_ROLES, MISSING, Layout, get_path, without_nulls
+from tunesmith.data.pairs import common_prompt, split_transcript
 
 Message = dict[str, Any]
 
@@ -58,13 +58,15 @@ def _preference(row: Row, layout: Layout) -> Row:
         chosen, rejected = _value(row, layout, "chosen"), _value(row, layout, "rejected")
     prompt = _asked(row, layout)
     if isinstance(prompt, str):
-        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    shared = common_prompt(chosen, rejected, layout) or []
-    sides = [_answer_side(value, layout)[len(shared) :] for value in (chosen, rejected)]
-    if not prompt and isinstance(chosen, str) and not is_transcript(chosen):
+        if isinstance(chosen, str):
+            return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        prompt = [{"role": "user", "content": prompt}]
+    if not prompt and isinstance(chosen, str) and layout.name != "hh-rlhf":
         return {"chosen": chosen, "rejected": rejected}
-    start = [] if prompt else _messages(_as_messages(chosen, layout)[: len(shared)], layout)
-    return {"prompt": [*prompt, *start], "chosen": sides[0], "rejected": sides[1]} | _tools(row, layout)
+    num_shared = 0 if prompt else len(common_prompt(chosen, rejected, layout) or [])
+    one, other = (_answer_side(value, layout) for value in (chosen, rejected))
+    asked = {"prompt": prompt or one[:num_shared]}
+    return asked | {"chosen": one[num_shared:], "rejected": other[num_shared:]} | _tools(row, layout)
 
 
 def _unpaired(row: Row, layout: Layout) -> Row:
@@ -114,15 +116,11 @@ def _side(value: Any, layout: Layout) -> Any:
 
 
 def _answer_side(value: Any, layout: Layout) -> list[Message]:
-    if isinstance(value, str) and not is_transcript(value):
-        return [{"role": "assistant", "content": value}]
-    return _messages(_as_messages(value, layout), layout)
-
-
-def _as_messages(value: Any, layout: Layout) -> list[Any]:
-    if isinstance(value, str):
+    if isinstance(value, str) and layout.name == "hh-rlhf":
         return split_transcript(value)
-    return [value] if isinstance(value, dict) else list(value)
+    if isinstance(value, str):
+        return [{"role": "assistant", "content": value}]
+    return _messages([value] if isinstance(value, dict) else value, layout)
 
 
 def _messages(messages: list[Any], layout: Layout) -> list[Message]:
@@ -168,13 +166,6 @@ def _value(row: Row, layout: Layout, slot: str) -> Any:
         return None
     value = get_path(row, layout.columns[slot])
     return None if value is MISSING else value
-
-
-def without_nulls(value: Any) -> Any:
-    """`value` without null fields: Arrow gives every struct of a column the same keys."""
-    if isinstance(value, dict):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def as_json_line(row: Row) -> str:

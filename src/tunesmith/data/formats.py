@@ -192,6 +192,8 @@ def _for_preference(
     if any(isinstance(get_path(row, "input.messages"), list) for row in rows) and "prompt" not in given:
         tools = {"tools": "input.tools"} if any(get_path(row, "input.tools") for row in rows) else {}
         return {"prompt": "input.messages", **tools, **pair}
+    if _are_whole_conversations(pair["chosen"], rows) and not {"prompt", "user", "messages"} & given.keys():
+        return {**find("tools"), **pair}  # a prompt beside them is a copy of how they begin
     prompt = find("prompt")
     taken = set(pair.values())
     if prompt and "user" not in given:
@@ -230,6 +232,20 @@ def _is_chat(column: str, rows: list[dict[str, Any]]) -> bool:
     values = [get_path(row, column) for row in rows]
     strange = [each for each in values if not isinstance(each, list) and each not in (None, MISSING)]
     return column == "messages" or len(strange) * 2 <= len(values)
+
+
+def _are_whole_conversations(column: str, rows: list[dict[str, Any]]) -> bool:
+    """True where most answers are lists that begin with the question."""
+    values = [get_path(row, column) for row in rows]
+    roles = [_role(value[0]) for value in values if isinstance(value, list) and value]
+    return bool(roles) and sum(role not in ("assistant", "") for role in roles) * 2 > len(roles)
+
+
+def _role(message: Any) -> str:
+    said = (
+        next((message[key] for key in _ROLE_KEYS if key in message), "") if isinstance(message, dict) else ""
+    )
+    return ROLE_ALIASES.get(said.lower(), "") if isinstance(said, str) else ""
 
 
 def _are_labels(column: str, rows: list[dict[str, Any]]) -> bool:

@@ -63,8 +63,9 @@ class Layout:
 
     @property
     def root_columns(self) -> list[str]:
-        """The columns to read, without duplicates."""
-        return list(dict.fromkeys(path.split(".")[0] for path in self.columns.values()))
+        """The columns to read: for a path its first part, and the whole, should a column be named so."""
+        names = (name for path in self.columns.values() for name in (path, path.split(".")[0]))
+        return list(dict.fromkeys(names))
 
     def as_dict(self) -> dict[str, Any]:
         """The layout as a shard or a run keeps it."""
@@ -99,6 +100,13 @@ def get_path(row: Any, path: str) -> Any:
             return MISSING
         row = row[name]
     return row
+
+
+def without_nulls(value: Any) -> Any:
+    """`value` without null fields: Arrow gives every struct of a column the same keys."""
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def kind_of(value: Any) -> str:

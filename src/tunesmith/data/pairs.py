@@ -13,7 +13,8 @@ _TURN = re.compile(r"\n\n(Human|Assistant): ?")
 
 def is_transcript(text: str) -> bool:
     """True for a conversation written as text, with `Human:` and `Assistant:` turns."""
-    return len(_TURN.findall(text)) >= 2 and text.lstrip().startswith("Human:")
+    start = text.lstrip()
+    return start.startswith("Human:") and len(_TURN.findall(f"\n\n{start}")) >= 2
 
 
 def split_transcript(text: str) -> list[dict[str, str]]:

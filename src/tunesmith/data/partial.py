@@ -17,8 +17,7 @@ import numpy as np
 from tunesmith.data.checks import duplicates
 from tunesmith.data.checks.balance import Balance
 from tunesmith.data.checks.duplicates import Signatures
-from tunesmith.data.checks.pieces import GROUPS, Group
-from tunesmith.data.checks.rows import RowChecker
+from tunesmith.data.checks.rows import GROUPS, Group, RowChecker
 from tunesmith.data.checks.screen import Screen
 from tunesmith.data.checks.texts import texts_of
 from tunesmith.data.checks.tokens import TokenChecker, TokenCounts

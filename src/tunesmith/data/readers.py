@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 
 from tunesmith.data.checks.rows import BadRow, Row
@@ -27,6 +28,8 @@ CHUNK_BYTES = 16 << 20
 BATCH_ROWS = 16_384
 # A batch that fits no schema is halved down to so many rows, which are then judged one by one.
 _SMALL = 64
+# Rows nested more deeply are no training data; Python, Arrow and chat templates all recurse over them.
+MAX_DEPTH = 64
 
 
 class Batch:
@@ -108,6 +111,8 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[B
 
 def table_batch(table: pa.Table, first_row: int, num_bytes: int | None = None) -> Batch:
     """A batch of what is in Arrow already."""
+    if "_view" in str(table.schema):  # Arrow can't take single rows of views; polars makes plain text of them
+        table = pl.DataFrame(table).to_arrow(compat_level=pl.CompatLevel.oldest())
 
     def rows(indices: Sequence[int] | None) -> list[Row | BadRow]:
         part = table if indices is None else table.take(pa.array(indices, pa.int64()))
@@ -161,17 +166,34 @@ class _Lines(NamedTuple):
     @classmethod
     def of(cls, chunk: bytes) -> _Lines:
         """The lines of `chunk` that are not blank."""
+        if not chunk.endswith(b"\n"):
+            chunk += b"\n"
         characters = np.frombuffer(chunk, dtype=np.uint8)
         ends = np.flatnonzero(characters == ord("\n")) + 1
-        if not chunk.endswith(b"\n"):
-            ends = np.append(ends, len(chunk) + 1)
         starts = np.concatenate(([0], ends))
         # A row begins with a brace; what begins with white space, or at once ends, may be a blank line.
-        first = characters[np.minimum(starts[:-1], max(len(chunk) - 1, 0))] if len(chunk) else characters
-        if np.isin(first, (9, 10, 13, 32)).any():
-            kept = [line for line in chunk.split(b"\n") if line.strip()]
-            return cls.of(b"\n".join(kept) + b"\n") if kept else cls(b"", starts[:1])
+        if np.isin(characters[starts[:-1]], (9, 10, 13, 32)).any():
+            kept = [stripped for line in chunk.split(b"\n") if (stripped := line.strip())]
+            return cls.of(b"\n".join(kept)) if kept else cls(b"", starts[:1])
         return cls(chunk, starts)
+
+    def are_flat_objects(self) -> bool:
+        """True where each line may be one object that is not nested deeply.
+
+        Where each begins and ends with a brace, as many rows as lines can only be a row on each. Arrow's and
+        polars' own recursion knows no limit: a line of brackets would end the process.
+        """
+        characters = np.frombuffer(self.chunk, dtype=np.uint8)
+        begins, ends = self.starts[:-1], self.starts[1:] - 2
+        ends = np.where(characters[ends] == ord("\r"), ends - 1, ends)
+        if not ((characters[begins] == ord("{")) & (characters[ends] == ord("}"))).all():
+            return False
+        opening = (characters == ord("{")) | (characters == ord("["))
+        num_opening = np.add.reduceat(opening, begins, dtype=np.int64)
+        return all(
+            _depth(characters[self.starts[index] : self.starts[index + 1]]) <= MAX_DEPTH
+            for index in np.flatnonzero(num_opening > MAX_DEPTH)
+        )
 
     @property
     def num_rows(self) -> int:
@@ -202,13 +224,20 @@ def _chunks(path: Path) -> Iterator[bytes]:
             yield rest
 
 
+def _depth(characters: npt.NDArray[np.uint8]) -> int:
+    """How deep the brackets of a line are nested, those inside of its strings counted, too."""
+    opening = np.isin(characters, np.frombuffer(b"{[", dtype=np.uint8))
+    closing = np.isin(characters, np.frombuffer(b"}]", dtype=np.uint8))
+    return int(np.cumsum(opening.astype(np.int64) - closing).max(initial=0))
+
+
 def _lines_batch(lines: _Lines, first: int, num_bytes: int, parser: _JsonParser) -> Batch:
     def rows(indices: Sequence[int] | None) -> list[Row | BadRow]:
         wanted = range(lines.num_rows) if indices is None else indices
         return [json_row(lines.line(index)) for index in wanted]
 
     def table() -> pa.Table | None:
-        return parser.table(lines.chunk, lines.num_rows)
+        return parser.table(lines.chunk, lines.num_rows) if lines.are_flat_objects() else None
 
     def part(start: int, stop: int) -> Batch:
         some = lines.part(start, stop)
@@ -220,14 +249,28 @@ def _lines_batch(lines: _Lines, first: int, num_bytes: int, parser: _JsonParser)
 def json_row(line: bytes) -> Row | BadRow:
     """The row that a line of JSON holds, or why it holds none."""
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode())  # given bytes, json would take a line of UTF-16 too
     except UnicodeDecodeError as error:
         return BadRow(f"is not UTF-8: byte {line[error.start]:#04x} at {error.start}")
     except ValueError as error:
         return BadRow(f"is no JSON: {_json_problem(error)}")
     except RecursionError:
         return BadRow("is no JSON that can be read: it is nested too deeply")
-    return row if isinstance(row, dict) else BadRow(f"is a JSON {_json_kind(row)}, should be an object")
+    return sound(row)
+
+
+def sound(row: Any) -> Row | BadRow:
+    """`row` if it is an object that is not nested too deeply, else why it is no row."""
+    if not isinstance(row, dict):
+        return BadRow(f"is a JSON {_json_kind(row)}, should be an object")
+    if _is_deep(row, MAX_DEPTH):
+        return BadRow(f"is nested more than {MAX_DEPTH} levels deep")
+    return row
+
+
+def _is_deep(value: Any, left: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return left <= 0 or any(_is_deep(each, left - 1) for each in inner if isinstance(each, dict | list))
 
 
 def _json_problem(error: ValueError) -> str:
@@ -320,7 +363,7 @@ def _array_items(path: Path) -> Iterator[tuple[Row | BadRow, int]]:
                     return
                 text, at = text[at:] + more, 0
                 continue
-            yield (value if isinstance(value, dict) else BadRow(f"is a JSON {_json_kind(value)}")), end - at
+            yield sound(value), end - at
             at = end
 
 

@@ -107,11 +107,3 @@ def conclude(
         tokens,
         tuple(rewards),
     )
-
-
-def no_format(data: str, method: str, num_rows: int, said: str, allowed: Collection[str] = ()) -> Report:
-    """The report on a data set whose columns fit no format of the method."""
-    log = FindingLog()
-    code = "D107" if num_rows else "D306"
-    log.add(Finding(code, None, None, said if num_rows else "there is no row in it"))
-    return Report(data, method, num_rows, log, allowed=frozenset(allowed))

@@ -12,12 +12,12 @@ from tunesmith.data.checks.rewards import RewardReport, check_reward
 from tunesmith.data.checks.rows import BadRow, Row, RowChecker
 from tunesmith.data.checks.tokens import TokenChecker
 from tunesmith.data.convert import convert
-from tunesmith.data.findings import Finding
+from tunesmith.data.findings import Finding, FindingLog
 from tunesmith.data.formats import detect, no_layout
 from tunesmith.data.layout import Layout
 from tunesmith.data.partial import Checks, Partial, check_batches, sign_batches
 from tunesmith.data.readers import Batch
-from tunesmith.data.report import ModelFit, Report, conclude, no_format
+from tunesmith.data.report import ModelFit, Report, conclude
 from tunesmith.data.row_source import RowSource, open_rows
 from tunesmith.data.tokens import Encoder
 from tunesmith.errors import DataError
@@ -57,15 +57,28 @@ def validate(request: Request) -> Report:
     rows = open_rows(request.source)
     layout, sample = told_format(rows, request.method, request.given)
     if layout is None:
-        said = no_layout(request.method, column_names(sample), sample)
-        num_rows = len(sample)
-        return no_format(request.source.path, request.method, num_rows, said, request.allowed)
+        return _without_format(request, rows, sample)
     part = check(request, rows, layout)
     reports, found = _rewards(request, sample, layout)
     # An empty reference was found already, on all rows and not only those that the reward was called with.
     known = {each.row for each in part.log.kept() if each.code == "D106"}
     part.log.extend(each for each in found if not (each.code == "D106" and each.row in known))
     return conclude(request.source.path, part, allowed=request.allowed, model=request.model, rewards=reports)
+
+
+def _without_format(request: Request, rows: RowSource, sample: list[Row | BadRow]) -> Report:
+    """The report on rows whose columns fit no format of the method, or that can't be read at all."""
+    log = FindingLog(request.stream)
+    columns = column_names(sample)
+    if not sample:
+        log.add(Finding("D306", None, None, "there is no row in it"))
+    elif columns or not all(isinstance(row, BadRow) for row in sample):
+        log.add(Finding("D107", None, None, no_layout(request.method, columns, sample)))
+    for number, row in rows.rows() if sample else ():
+        if isinstance(row, BadRow):
+            log.add(Finding("D001", number, None, str(row)))
+    num_rows = rows.count() if sample else 0
+    return Report(request.source.path, request.method, num_rows, log, allowed=request.allowed)
 
 
 def check_shard(request: Request) -> Partial:

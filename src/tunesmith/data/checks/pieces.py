@@ -16,13 +16,8 @@ class Fault(NamedTuple):
     """A finding before its row is known."""
 
     code: str
-    field: str
+    field: str | None
     message: str
-
-
-Group = str
-# What a check is about; `validate` runs all of them, the benchmark times them apart.
-GROUPS: frozenset[Group] = frozenset({"structure", "method", "safety"})
 
 
 def absent(value: Any, place: str) -> Fault | None:
@@ -32,69 +27,79 @@ def absent(value: Any, place: str) -> Fault | None:
     return Fault("D003", place, "is null") if value is None else None
 
 
-def check_words(text: str, place: str, groups: frozenset[Group]) -> Iterator[Fault]:
-    """What is wrong with words, being blank aside."""
-    if "structure" in groups:
-        for code, message in text_faults(text):
-            yield Fault(code, place, message)
-    if "safety" in groups:
-        for secret in find_secrets(text):
-            yield Fault(secret.code, place, f"holds what looks like {_a(secret.kind)}: {secret.masked}")
+def empty(text: str, place: str) -> Iterator[Fault]:
+    """The fault of text in which nothing is to be seen."""
+    if is_blank(text):
+        yield Fault("D004", place, "is blank" if text else "is empty")
 
 
-def check_text(value: Any, place: str, groups: frozenset[Group], *, required: bool = True) -> Iterator[Fault]:
+def check_words(text: str, place: str, *, safety: bool) -> Iterator[Fault]:
+    """What is wrong with words, being blank aside; with `safety` also the secrets in them."""
+    for code, message in text_faults(text):
+        yield Fault(code, place, message)
+    for secret in find_secrets(text) if safety else ():
+        yield Fault(secret.code, place, f"holds what looks like {_a(secret.kind)}: {secret.masked}")
+
+
+def check_text(value: Any, place: str, *, safety: bool, required: bool = True) -> Iterator[Fault]:
     """Faults of a field that should hold text; one that isn't required may be missing, null or empty."""
-    if not isinstance(value, str):
-        gone = absent(value, place)
-        if "structure" in groups and (required or gone is None):
-            yield gone or Fault("D005", place, f"is {kind_of(value)}, should be text")
+    if isinstance(value, str):
+        if required:
+            yield from empty(value, place)
+        yield from check_words(value, place, safety=safety)
         return
-    if required and "structure" in groups and is_blank(value):
-        yield Fault("D004", place, "is empty" if not value else "is blank")
-    yield from check_words(value, place, groups)
+    gone = absent(value, place)
+    if required or gone is None:
+        yield gone or Fault("D005", place, f"is {kind_of(value)}, should be text")
 
 
 class ChatChecker:
     """Checks conversations that speak a layout's names."""
 
-    def __init__(self, layout: Layout, groups: frozenset[Group]) -> None:
+    def __init__(self, layout: Layout, *, safety: bool) -> None:
         self._layout = layout
-        self._groups = groups
+        self._safety = safety
 
-    def check(self, value: Any, place: str, *, answer: bool | None, tools: Any = None) -> Iterator[Fault]:
-        """Faults of a conversation: with an answer at its end (True), at none (False), or either (None)."""
-        messages = [value] if isinstance(value, dict) else value
+    def check(
+        self, value: Any, place: str, *, answers: bool, asked: bool = False, tools: Any = None
+    ) -> Iterator[Fault]:
+        """Faults of a conversation.
+
+        `answers`: it holds what is learned, so it needs the assistant, at its end. `asked`: the question
+        stands in another column, so the assistant may begin, and may be one message outside of a list.
+        """
+        single = asked and isinstance(value, dict)
+        messages = [value] if single else value
         if not isinstance(messages, list) or not messages:
-            if "structure" in self._groups:
-                wrong = Fault("D005", place, f"is {kind_of(value)}, should be a list of messages")
-                yield absent(value, place) or (Fault("D004", place, "is empty") if value == [] else wrong)
+            wrong = Fault("D005", place, f"is {kind_of(value)}, should be a list of messages")
+            yield absent(value, place) or (Fault("D004", place, "is empty") if value == [] else wrong)
             return
-        places = [place] if isinstance(value, dict) else [f"{place}[{i}]" for i in range(len(messages))]
-        faults = [
-            fault
-            for message, where in zip(messages, places, strict=True)
-            for fault in self._message(message, where)
-        ]
-        yield from faults
-        if "structure" not in self._groups or any(fault.code in ("D002", "D005", "D006") for fault in faults):
-            return  # what stands above explains what the order would say
-        roles = [self._layout.roles.get(message[self._layout.role_key], "") for message in messages]
-        yield from self._tools(messages, roles, places, tools)
-        yield from _order(roles, places, place, self._layout.role_key, answer, single=isinstance(value, dict))
+        places = [place] if single else [f"{place}[{i}]" for i in range(len(messages))]
+        for message, where in zip(messages, places, strict=True):
+            yield from self._message(message, where)
+        key = self._layout.role_key
+        said = [message.get(key) if isinstance(message, dict) else None for message in messages]
+        roles = [self._layout.roles.get(role) if isinstance(role, str) else None for role in said]
+        known = [role for role in roles if role is not None]
+        if len(known) < len(roles):
+            return  # what was found above explains what the order would say
+        yield from self._tools(messages, known, places, tools)
+        yield from _order(known, places, key, asked=asked)
+        if answers and "assistant" not in known:
+            yield Fault("D008", place, "has no assistant turn to learn from")
+        elif answers and known[-1] != "assistant":
+            yield Fault("D009", f"{places[-1]}.{key}", f"is {known[-1]}: this last turn is not learned")
 
     def _message(self, message: Any, place: str) -> Iterator[Fault]:
-        structure = "structure" in self._groups
         if not isinstance(message, dict):
-            if structure:
-                yield Fault(
-                    "D005", place, f"is {kind_of(message)}, should be an object with role and content"
-                )
+            wrong = f"is {kind_of(message)}, should be an object with role and content"
+            yield absent(message, place) or Fault("D005", place, wrong)
             return
         said = message.get(self._layout.role_key, MISSING)
         role = self._layout.roles.get(said) if isinstance(said, str) else None
-        if structure and role is None:
+        if role is None:
             yield self._bad_role(said, f"{place}.{self._layout.role_key}")
-        if structure and message.get("weight") not in (None, 0, 1):
+        if message.get("weight") not in (None, 0, 1):
             yield Fault("D005", f"{place}.weight", f"is {message['weight']!r}, should be 0 or 1")
         content = message.get(self._layout.content_key, MISSING)
         yield from self._content(content, message, role, f"{place}.{self._layout.content_key}")
@@ -104,33 +109,31 @@ class ChatChecker:
     ) -> Iterator[Fault]:
         speaks = role in ("user", "assistant", None) and not message.get("tool_calls")
         if isinstance(content, str):
-            if speaks and "structure" in self._groups and is_blank(content):
-                yield Fault("D004", place, "is empty" if not content else "is blank")
-            yield from check_words(content, place, self._groups)
+            if speaks:
+                yield from empty(content, place)
+            yield from check_words(content, place, safety=self._safety)
         elif isinstance(content, list):
             yield from self._parts(content, place, speaks=speaks)
-        elif "structure" in self._groups and not (content in (None, MISSING) and message.get("tool_calls")):
+        elif not (content in (None, MISSING) and message.get("tool_calls")):
             yield absent(content, place) or Fault("D005", place, f"is {kind_of(content)}, should be text")
 
     def _parts(self, parts: Sequence[Any], place: str, *, speaks: bool) -> Iterator[Fault]:
-        structure, words = "structure" in self._groups, ""
+        words = ""
         for index, part in enumerate(parts):
             where = f"{place}[{index}]"
             kind = part.get("type") or "text" if isinstance(part, dict) else "text"
             text = part.get("text", MISSING) if isinstance(part, dict) else part
             if kind != "text":
-                if structure:
-                    yield Fault("D014", where, f"is {_a(str(kind))}, not text")
+                yield Fault("D014", where, f"is {_a(str(kind))}, not text")
                 return
-            if isinstance(text, str):
-                words += text
-                yield from check_words(text, f"{where}.text", self._groups)
-            elif structure:
+            if not isinstance(text, str):
                 wrong = Fault("D014", where, f"is {kind_of(text)}, not text")
                 yield absent(text, f"{where}.text") or wrong
                 return
-        if speaks and structure and is_blank(words):
-            yield Fault("D004", place, "is empty" if not words else "is blank")
+            words += text
+            yield from check_words(text, f"{where}.text", safety=self._safety)
+        if speaks:
+            yield from empty(words, place)
 
     def _bad_role(self, said: Any, place: str) -> Fault:
         if not isinstance(said, str):
@@ -152,6 +155,7 @@ class ChatChecker:
                 calls = message.get("tool_calls")
                 found, where = calls_of(calls), f"{place}.tool_calls"
             if calls and found is None:
+                called = True
                 yield Fault("D010", where, "is no list of calls, each with a name and arguments")
             for index, call in enumerate(found or ()):
                 called = True
@@ -168,9 +172,7 @@ class ChatChecker:
                     )
 
 
-def _order(
-    roles: Sequence[str], places: Sequence[str], place: str, key: str, answer: bool | None, *, single: bool
-) -> Iterator[Fault]:
+def _order(roles: Sequence[str], places: Sequence[str], key: str, *, asked: bool) -> Iterator[Fault]:
     """Faults in who speaks when."""
     before = ""
     for index, (role, where) in enumerate(zip(roles, places, strict=True)):
@@ -178,13 +180,9 @@ def _order(
             yield Fault("D007", f"{where}.{key}", f"is {role}, and the conversation has begun")
         elif role == before and role in ("user", "assistant"):
             yield Fault("D007", f"{where}.{key}", f"is {role} twice in a row")
-        elif role == "assistant" and before in ("", "system", "developer") and answer and len(roles) > 1:
+        elif role == "assistant" and before in ("", "system", "developer") and not asked:
             yield Fault("D007", f"{where}.{key}", "is assistant, and nobody asked")
         before = role
-    if answer and "assistant" not in roles:
-        yield Fault("D008", place, "has no assistant turn to learn from")
-    elif answer and roles[-1] != "assistant":
-        yield Fault("D009", f"{places[-1]}.{key}", f"is {roles[-1]}: this last turn is not learned")
 
 
 def _a(noun: str) -> str:

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from tunesmith.data.checks import secrets, text
-from tunesmith.data.checks.pieces import GROUPS, Group
+from tunesmith.data.checks.rows import GROUPS, Group
 from tunesmith.data.layout import Layout
 
 _OPTIONAL = frozenset({"system", "input"})
@@ -37,7 +37,8 @@ class Screen:
         if frame is None:
             return list(range(table.num_rows))
         flags = [self._slot(frame, slot) for slot in self._layout.columns]
-        flags += [self._across(frame)] if "method" in self._groups else []
+        flags += [self._compared(frame)] if "method" in self._groups else []
+        flags += [self._unlike(frame)] if "structure" in self._groups else []
         flagged: pl.Series = reduce(or_, flags)
         return flagged.arg_true().to_list()
 
@@ -48,13 +49,15 @@ class Screen:
             return self._reference(column)
         if slot == "label":
             return column.is_null() if column.dtype == pl.Boolean else _all(column)
-        if slot in ("tools", "history", "ranked"):
+        if slot == "ranked":
+            return _all(column)
+        if slot in ("tools", "history"):
             return column.is_not_null()  # rare, nested and various: the judge reads them
         if column.dtype == pl.String and slot in _TEXTS:
             return self._text(column, required=slot not in _OPTIONAL)
         if isinstance(column.dtype, pl.List) and isinstance(column.dtype.inner, pl.Struct):
             return self._chat(column, slot)
-        if isinstance(column.dtype, pl.Struct) and slot in ("chosen", "rejected", "completion"):
+        if isinstance(column.dtype, pl.Struct) and slot in ("chosen", "rejected"):
             return self._chat(column.reshape((-1, 1)).arr.to_list(), slot, single=True)
         return column.is_not_null() if slot in _OPTIONAL else _all(column)
 
@@ -63,7 +66,7 @@ class Screen:
         if required and "structure" in self._groups:
             flags.append(column.is_null() | column.str.contains(text.BLANK).fill_null(True))
         if self._layout.name == "hh-rlhf":
-            flags.append(~column.str.contains("^\\s*Human:").fill_null(False))
+            flags.append(_strange_transcripts(column))
         return reduce(or_, flags)
 
     def _words(self, column: pl.Series) -> pl.Series:
@@ -139,8 +142,18 @@ class Screen:
             wrong = pl.concat([wrong, owners.filter(~last & (role != "assistant").fill_null(True))]).unique()
         return flags.scatter(wrong, True) if len(wrong) else flags
 
-    def _across(self, frame: pl.DataFrame) -> pl.Series:
-        """Rows whose fields have to be compared with each other."""
+    def _unlike(self, frame: pl.DataFrame) -> pl.Series:
+        """Rows of which one field is text and the other messages, which have to be alike."""
+        pairs = [("prompt", "completion")] if self._layout.kind != "preference" else [("chosen", "rejected")]
+        for one, other in pairs:
+            if {one, other} <= set(frame.columns):
+                texts = [frame[name].dtype == pl.String for name in (one, other)]
+                if texts[0] != texts[1]:
+                    return _all(frame[one])
+        return pl.repeat(False, frame.height, eager=True)
+
+    def _compared(self, frame: pl.DataFrame) -> pl.Series:
+        """Rows whose answers have to be compared with each other."""
         if (
             self._layout.kind != "preference"
             or "chosen" not in frame.columns
@@ -160,7 +173,7 @@ class Screen:
         if "method" not in self._groups:
             return pl.repeat(False, len(column), eager=True)
         if column.dtype == pl.String:
-            return column.is_null() | (column.str.strip_chars() == "")
+            return column.is_null() | column.str.contains(text.BLANK)
         return column.is_null()
 
 
@@ -182,6 +195,18 @@ def to_polars(table: pa.Table, layout: Layout) -> pl.DataFrame | None:
             return None
         columns[slot] = series.alias(slot)
     return pl.DataFrame(columns)
+
+
+def _strange_transcripts(column: pl.Series) -> pl.Series:
+    """hh-rlhf transcripts that don't begin with a human, end with one, or have an empty turn."""
+    empty_turn = rf"(?:^|\n\n)\s*(?:Human|Assistant): ?[{text.INVISIBLE}]*(?:\n\n(?:Human|Assistant):|$)"
+    flags = [
+        ~column.str.contains(r"^\s*Human:"),
+        ~column.str.contains("\n\nAssistant:", literal=True),
+        column.str.split("\n\nAssistant:").list.last().str.contains("\n\nHuman:", literal=True),
+        column.str.contains(empty_turn),
+    ]
+    return reduce(or_, flags).fill_null(True)
 
 
 def _owners(lengths: pl.Series) -> pl.Series:

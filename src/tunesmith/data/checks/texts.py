@@ -5,14 +5,15 @@ Two ways to the same strings: on whole columns where their types are plain, row 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from tunesmith.data.checks.rows import BadRow, Row, read_label
 from tunesmith.data.checks.screen import to_polars
-from tunesmith.data.layout import Layout, get_path
+from tunesmith.data.layout import Layout, get_path, without_nulls
 from tunesmith.data.readers import Batch
 
 _BEFORE = ("system", "messages", "prompt", "user", "input")
@@ -44,13 +45,16 @@ def texts_of(batch: Batch, layout: Layout) -> RowTexts:
     columns = _columns(frame, layout) if frame is not None else None
     if columns is None:
         rows = batch.rows()
-        columns = {slot: _words_of_rows(rows, path, layout, slot) for slot, path in layout.columns.items()}
+        columns = {}
+        for slot, path in layout.columns.items():
+            columns |= _words_of_rows(rows, path, layout, slot)
     labels = columns.pop("label", None)
     asked = [columns[slot].before for slot in _BEFORE if slot in columns]
     if layout.kind == "prompts":  # long instructions that all rows share would make them near duplicates
         asked = [columns[slot].last for slot in ("prompt", "user", "input") if slot in columns]
-    slots = ("ranked",) if "ranked" in columns else _ANSWER[layout.kind]
-    answered = [columns[slot].last for slot in slots if slot in columns]
+    if layout.kind == "preference" and not asked:  # the prompt is how both answers begin
+        asked = [columns["chosen"].before]
+    answered = [columns[slot].last for slot in _ANSWER[layout.kind] if slot in columns]
     if layout.kind == "prompts" and "messages" in columns:
         asked.append(columns["messages"].last)
     pair = [columns[slot].whole.str.len_chars() for slot in ("chosen", "rejected") if slot in columns]
@@ -76,10 +80,18 @@ class _Words(NamedTuple):
 def _columns(frame: pl.DataFrame, layout: Layout) -> dict[str, _Words] | None:
     found = {}
     for slot in layout.columns:
-        words = _words_of_column(frame[slot], layout, slot)
-        if words is None:
-            return None
-        found[slot] = words
+        if slot == "ranked":
+            if frame[slot].dtype != pl.List(pl.String):
+                return None
+            better_and_worse = {"chosen": frame[slot].list.get(0, null_on_oob=True)}
+            better_and_worse["rejected"] = frame[slot].list.get(1, null_on_oob=True)
+            parts = {name: _words_of_column(each, layout, name) for name, each in better_and_worse.items()}
+        else:
+            parts = {slot: _words_of_column(frame[slot], layout, slot)}
+        for name, words in parts.items():
+            if words is None:
+                return None
+            found[name] = words
     return found
 
 
@@ -93,15 +105,12 @@ def _words_of_column(column: pl.Series, layout: Layout, slot: str) -> _Words | N
         text = column.fill_null("")
         # A text column that stands before the answer is all before; one that is the answer is all last.
         return _Words(text if slot in ("system", "prompt", "user", "input") else empty, text, text)
-    if column.dtype == pl.List(pl.String) and slot == "ranked":
-        text = column.list.join("\n").fill_null("")
-        return _Words(empty, text, text)
     if isinstance(column.dtype, pl.Struct):
         return _words_of_message(column, layout)
     if not (isinstance(column.dtype, pl.List) and isinstance(column.dtype.inner, pl.Struct)):
         return None
     inner = {field.name: field.dtype for field in column.dtype.inner.fields}
-    if inner.get(layout.content_key) != pl.String:
+    if inner.get(layout.content_key) != pl.String or _has_calls(column, inner):
         return None
     said = column.list.eval(pl.element().struct.field(layout.content_key)).list.drop_nulls()
     every = pl.col(said.name)
@@ -114,6 +123,14 @@ def _words_of_column(column: pl.Series, layout: Layout, slot: str) -> _Words | N
     return _Words(before, frame["last"], frame["whole"], column.list.len().fill_null(0))
 
 
+def _has_calls(column: pl.Series, fields: Mapping[str, Any]) -> bool:
+    """True where some message calls a tool, which is part of what it says."""
+    if "tool_calls" not in fields:
+        return False
+    calls = column.list.explode(empty_as_null=False, keep_nulls=False).struct.field("tool_calls")
+    return calls.null_count() < len(calls)
+
+
 def _words_of_message(column: pl.Series, layout: Layout) -> _Words | None:
     if layout.content_key not in column.struct.fields:
         return None
@@ -124,19 +141,31 @@ def _words_of_message(column: pl.Series, layout: Layout) -> _Words | None:
     return _Words(pl.repeat("", len(column), eager=True, dtype=pl.String), text, text)
 
 
-def _words_of_rows(rows: Sequence[Row | BadRow], path: str, layout: Layout, slot: str) -> _Words:
+def _words_of_rows(rows: Sequence[Row | BadRow], path: str, layout: Layout, slot: str) -> dict[str, _Words]:
     values = [None if isinstance(row, BadRow) else get_path(row, path) for row in rows]
     if slot == "label":
         labels = pl.Series([read_label(value) for value in values], dtype=pl.Boolean)
-        return _Words(labels, labels, labels)
+        return {slot: _Words(labels, labels, labels)}
+    if slot == "ranked":
+        sides = {"chosen": 0, "rejected": 1}
+        return {
+            name: _words_of_values([_item(value, index) for value in values], layout, name)
+            for name, index in sides.items()
+        }
+    return {slot: _words_of_values(values, layout, slot)}
+
+
+def _item(values: Any, index: int) -> Any:
+    return values[index] if isinstance(values, list) and len(values) > index else None
+
+
+def _words_of_values(values: Sequence[Any], layout: Layout, slot: str) -> _Words:
     parts = [_pieces(value, layout, slot) for value in values]
     before = [_text("\n".join(each if slot == "prompt" else each[:-1])) for each in parts]
     last = [_text(each[-1]) if each else "" for each in parts]
     whole = [_text("\n".join(each)) for each in parts]
     if slot in ("system", "user", "input"):
         before = whole
-    if slot == "ranked":
-        last = whole
     turns = pl.Series([len(value) if isinstance(value, list) else 0 for value in values], dtype=pl.UInt32)
     columns = [pl.Series(each, dtype=pl.String) for each in (before, last, whole)]
     return _Words(columns[0], columns[1], columns[2], turns)
@@ -158,7 +187,11 @@ def _content(message: Any, layout: Layout) -> str | None:
     content = message.get(layout.content_key) if isinstance(message, dict) else message
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        return "".join(part for part in parts if isinstance(part, str))
+        content = "".join(part for part in parts if isinstance(part, str))
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    if calls:
+        said = json.dumps(without_nulls(calls), sort_keys=True, default=str)
+        return f"{content}\n{said}" if isinstance(content, str) else said
     return content if isinstance(content, str) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -215,7 +216,8 @@ def set_findings(
             + f"; {counts.lengths.percentile(99):,} would keep 99 % of the rows whole",
         )
     plain = layout.kind == "conversation" and not is_chat(layout)
-    if layout.kind == "conversation" and not plain and "generation" not in str(tokenizer.chat_template):
+    marked = re.search(r"\{%-?\s*generation\b", str(tokenizer.chat_template))
+    if layout.kind == "conversation" and not plain and not marked:
         yield Finding("D208", None, None, "the chat template marks no answers: they are found by rendering")
     if plain and tokenizer.chat_template and "text" not in layout.columns:
         yield Finding("D210", None, None, "rows are plain text: the model's chat template is not trained")
