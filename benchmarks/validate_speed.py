@@ -4,8 +4,8 @@
 
 Chat rows are made from ../shared/data/alpaca_en_demo.json, multiplied with variation (sentences of other
 answers, numbers), mean row at least 600 bytes of text. Every measurement is a process of its own: the clock
-runs from the first byte read to the last finding, imports aside; memory is the process's largest resident set.
-Medians count. Rows go to results/validate_speed.jsonl as they are measured.
+runs from the first byte read to the last finding, imports aside; memory is the process's largest resident
+set. Medians count. Rows go to results/validate_speed.jsonl as they are measured.
 """
 
 from __future__ import annotations

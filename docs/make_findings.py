@@ -10,9 +10,9 @@ TARGET = Path(__file__).with_name("findings.md")
 HEADER = """\
 # Findings
 
-Written by `make docs` from the code; a test holds it current. Codes are stable: scripts may rely on them. An
-**error** stands in the way of training (`--allow CODE` accepts it), a **warning** is for you to look at, **info**
-says what was done.
+Written by `make docs` from the code; a test holds it current. Codes are stable: scripts may rely on them.
+An **error** stands in the way of training (`--allow CODE` accepts it), a **warning** is for you to look at,
+**info** says what was done.
 """
 GROUPS = {
     "D0": "Structure: each row, whatever the model",

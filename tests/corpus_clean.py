@@ -222,8 +222,8 @@ CONVERSATIONS = [
          save=csv_file),
     Case("text of many scripts", "sft", [{"text": words} for words in SCRIPTS], save=json_array),
     Case("calls that differ in their arguments", "sft", [
-        {"messages": [turn("user", f"Look up number {i}, please."), {"role": "assistant", "tool_calls": [call("look",
-        {"row": i})]}]}
+        {"messages": [turn("user", f"Look up number {i}, please."),
+                      {"role": "assistant", "tool_calls": [call("look", {"row": i})]}]}
         for i in range(12)]),
     clean("calls and tools", tools),
     clean("calls and tools in Parquet", tools, save=parquet),

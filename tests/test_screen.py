@@ -13,12 +13,14 @@ from corpus_rows import FORMATS, Format, alpaca, jsonl, messages, parquet, sente
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tunesmith.data.batches import regular
 from tunesmith.data.checks.rows import GROUPS, RowChecker
 from tunesmith.data.checks.screen import Screen
 from tunesmith.data.checks.text import BLANK, CONTROL, is_blank, text_faults
 from tunesmith.data.checks.texts import texts_of
 from tunesmith.data.formats import detect
-from tunesmith.data.readers import read_jsonl, read_parquet, regular
+from tunesmith.data.json_files import read_jsonl
+from tunesmith.data.readers import read_parquet
 from tunesmith.data.row_source import open_rows
 from tunesmith.data.validate import column_names, told_format
 
@@ -36,7 +38,7 @@ JUDGED = {
 # Data sets and formats that the screen clears though the judge faults them; a line too many fails its test.
 GROUP_SETS = [GROUPS, *(frozenset({group}) for group in sorted(GROUPS))]
 each_format = pytest.mark.parametrize("shape", FORMATS.values(), ids=FORMATS)
-each_case = pytest.mark.parametrize("case", [case for case in [*BROKEN, *CLEAN]], ids=lambda case: case.name)
+each_case = pytest.mark.parametrize("case", [*BROKEN, *CLEAN], ids=lambda case: case.name)
 
 
 def layout_of(shape: Format):

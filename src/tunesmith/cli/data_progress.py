@@ -12,7 +12,7 @@ from tunesmith.cli.output import Output
 from tunesmith.cli.progress import duration
 
 if TYPE_CHECKING:
-    from tunesmith.data.readers import Batch
+    from tunesmith.data.batches import Batch
 
 # Without a terminal, a line every so many seconds.
 LINE_EVERY_S = 10.0

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from tunesmith.config.run_config import DatasetSource, RunConfig
+from tunesmith.data.batches import Batch
 from tunesmith.data.checks.rows import BadRow, Row
 from tunesmith.data.checks.tokens import TokenChecker, TokenCounts
 from tunesmith.data.convert import convert
 from tunesmith.data.formats import require
 from tunesmith.data.layout import Layout
 from tunesmith.data.partial import Checks, Partial, check_batches
-from tunesmith.data.readers import Batch
 from tunesmith.data.row_source import RowSource, open_rows
 from tunesmith.data.tokens import IGNORED_LABEL, Encoded, Encoder, all_cores
 from tunesmith.data.validate import column_names

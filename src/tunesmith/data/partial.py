@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith.data.batches import Batch, regular
 from tunesmith.data.checks import duplicates
 from tunesmith.data.checks.balance import Balance
 from tunesmith.data.checks.duplicates import Signatures
@@ -23,7 +24,6 @@ from tunesmith.data.checks.texts import texts_of
 from tunesmith.data.checks.tokens import TokenChecker, TokenCounts
 from tunesmith.data.findings import CODES, Finding, FindingLog
 from tunesmith.data.layout import Layout
-from tunesmith.data.readers import Batch, regular
 from tunesmith.data.statistics import Lengths, Statistics
 from tunesmith.errors import DataError
 from tunesmith.runs.files import write_bytes_whole

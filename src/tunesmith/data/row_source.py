@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.run_config import DatasetSource
+from tunesmith.data.batches import BATCH_ROWS, Batch, table_batch
 from tunesmith.data.checks.rows import BadRow, Row
-from tunesmith.data.readers import BATCH_ROWS, Batch, read_file, table_batch
+from tunesmith.data.readers import read_file
 from tunesmith.data.sources import (
     LOADERS,
     no_rows,

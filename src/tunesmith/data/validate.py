@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 from tunesmith.config.run_config import DatasetSource
+from tunesmith.data.batches import Batch
 from tunesmith.data.checks.rewards import RewardReport, check_reward
 from tunesmith.data.checks.rows import BadRow, Row, RowChecker
 from tunesmith.data.checks.tokens import TokenChecker
@@ -16,7 +17,6 @@ from tunesmith.data.findings import Finding, FindingLog
 from tunesmith.data.formats import detect, no_layout
 from tunesmith.data.layout import Layout
 from tunesmith.data.partial import Checks, Partial, check_batches, sign_batches
-from tunesmith.data.readers import Batch
 from tunesmith.data.report import ModelFit, Report, conclude
 from tunesmith.data.row_source import RowSource, open_rows
 from tunesmith.data.tokens import Encoder

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from tunesmith.data.batches import Batch
 from tunesmith.data.checks.rows import BadRow, Row, read_label
 from tunesmith.data.checks.screen import to_polars
 from tunesmith.data.layout import Layout, get_path, without_nulls
-from tunesmith.data.readers import Batch
 
 _BEFORE = ("system", "messages", "prompt", "user", "input")
 _ANSWER = {

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tunesmith.data.batches import Batch
 from tunesmith.data.checks.rows import BadRow, Row
 from tunesmith.data.convert import convert
 from tunesmith.data.findings import Finding
 from tunesmith.data.layout import Layout
-from tunesmith.data.readers import Batch
 from tunesmith.data.statistics import Lengths, ranks
 from tunesmith.data.tokens import IGNORED_LABEL, Encoded, Encoder, Rendered
 
