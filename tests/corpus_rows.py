@@ -269,7 +269,6 @@ def saved(folder: Path, rows: list[Row]) -> Path:
     return folder / "saved"
 
 
-# Name of a data set: what is wrong in Tunesmith, for as long as it is. A line too many fails its test.
 @dataclass(frozen=True)
 class Case:
     """A data set, how to check it, and every finding that the check should have."""

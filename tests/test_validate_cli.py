@@ -305,3 +305,38 @@ def test_the_script_is_a_door_to_the_command(capsys: pytest.CaptureFixture[str])
 def test_chat_rows_of_the_other_tests_are_fit():
     write_jsonl(Path("chats.jsonl"), chat_rows(8))
     assert tunesmith("validate", "chats.jsonl").code == 0
+
+
+def test_in_a_folder_of_files_the_file_and_its_row_are_named():
+    folder = Path("both")
+    folder.mkdir()
+    rows = distinct_chats(9)
+    write_jsonl(folder / "a.jsonl", rows[:5])
+    write_jsonl(folder / "b.jsonl", [rows[5], {"messages": None}, *rows[6:]])
+    ran = tunesmith("validate", "both")
+    assert ran.code == 1
+    assert f"  {(folder / 'b.jsonl').absolute()}, row 1: row 6, messages: is null" in ran.out.splitlines()
+    document = tunesmith("validate", "both", "--json").document
+    assert list(document["files"].values()) == [0, 5]
+
+
+def test_fix_says_that_it_converted_only_where_it_did():
+    assert tunesmith("validate", "good.jsonl", "--fix", "same.jsonl", "--json").document["fixed"] == {
+        "num_rows": 20, "dropped": {}, "repaired": {}, "converted": False,
+    }  # fmt: skip
+    sides = [("yes indeed", "no"), ("of course", "never")]
+    rows = [
+        {
+            name: [{"role": "user", "content": f"Number {i}?"}, {"role": "assistant", "content": said}]
+            for name, said in zip(("chosen", "rejected"), side, strict=True)
+        }
+        for i, side in enumerate(sides)
+    ]
+    write_jsonl(Path("implicit.jsonl"), rows)
+    ran = tunesmith("validate", "implicit.jsonl", "--method", "dpo", "--fix", "pairs.jsonl", "--json")
+    assert ran.document["fixed"]["converted"]
+    assert json.loads(Path("pairs.jsonl").read_text().splitlines()[0]) == {
+        "prompt": [{"role": "user", "content": "Number 0?"}],
+        "chosen": [{"role": "assistant", "content": "yes indeed"}],
+        "rejected": [{"role": "assistant", "content": "no"}],
+    }

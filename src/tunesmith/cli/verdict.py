@@ -10,6 +10,7 @@ from rich.markup import escape
 from tunesmith.cli.output import Output
 
 if TYPE_CHECKING:
+    from tunesmith.data.findings import Finding
     from tunesmith.data.fix import Fixes
     from tunesmith.data.report import Report
 
@@ -81,11 +82,16 @@ def _code_lines(report: Report, code: str, count: int) -> list[str]:
         f"[{_STYLES[meaning.level]}]{meaning.level}[/] {code} {escape(meaning.title)}: {count:,}{allowed}",
     ]
     shown = [finding for finding in report.log.kept() if finding.code == code][:SHOWN_PER_CODE]
-    lines += [f"  {escape(each.place)}: {escape(_short(each.message))}" for each in shown]
+    lines += [f"  {escape(_place(report, each))}: {escape(_short(each.message))}" for each in shown]
     if count > len(shown):
         lines.append(f"  and {count - len(shown):,} more")
     lines.append(f"  [dim]{escape(meaning.fix)}[/]")
     return lines
+
+
+def _place(report: Report, finding: Finding) -> str:
+    found = report.file_of(finding.row)
+    return f"{found[0]}, row {found[1]}: {finding.place}" if found else finding.place
 
 
 def _statistics(report: Report) -> list[str]:

@@ -26,7 +26,7 @@ class Code(NamedTuple):
 
 CODES: dict[str, Code] = {
     # Structure: one row at a time, whatever the model.
-    "D001": Code("error", "row can't be read", "mend the line: one JSON object a row, UTF-8"),
+    "D001": Code("error", "row can't be read", "mend the line, or take it out"),
     "D002": Code("error", "field is missing", "add it, or take the row out"),
     "D003": Code("error", "field is null", "fill it, or take the row out"),
     "D004": Code("error", "text is empty or blank", "fill it, or take the row out"),

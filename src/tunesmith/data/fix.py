@@ -83,6 +83,7 @@ def write_clean(path: Path, rows: RowSource, layout: Layout, fixes: Fixes) -> Fi
                 fixes.dropped[fixes.drop.get(number, "D001")] += 1
                 continue
             clean = convert(row, layout)
+            fixes.converted |= clean != row
             for code in sorted(fixes.repair.get(number, ())):
                 clean = _REPAIRS[code](clean)
                 fixes.repaired[code] += 1
@@ -94,7 +95,6 @@ def write_clean(path: Path, rows: RowSource, layout: Layout, fixes: Fixes) -> Fi
                 where=rows.source.path,
                 fix="look at the findings above the line, and mend the data where they are made",
             )
-    fixes.converted = layout.name not in ("messages", "prompt-completion", "text")
     return fixes
 
 

@@ -41,6 +41,8 @@ class Partial:
     method: str
     num_rows: int = 0
     first_row: int | None = None
+    # The first row of each file, where the data are several.
+    files: dict[str, int] = field(default_factory=dict)
     log: FindingLog = field(default_factory=FindingLog)
     statistics: Statistics = field(default_factory=Statistics)
     balance: Balance = field(default_factory=Balance)
@@ -70,6 +72,7 @@ class Partial:
                 fix="validate all shards with the same --model",
             )
         self.num_rows += other.num_rows
+        self.files |= other.files
         self.log.merge(other.log)
         self.statistics.merge(other.statistics)
         self.balance.merge(other.balance)
@@ -83,7 +86,7 @@ class Partial:
         meta = {
             "version": VERSION, "layout": self.layout.as_dict(), "method": self.method,
             "num_rows": self.num_rows,
-            "first_row": self.first_row,
+            "first_row": self.first_row, "files": self.files,
             "counts": dict(self.log.counts),
             "findings": [[each.code, each.row, each.field, each.message] for each in self.log.kept()],
             "balance": asdict(self.balance), "sample": self.statistics.sample,
@@ -136,7 +139,13 @@ class Partial:
             }
             return [Signatures.from_arrays(found)] if found else []
 
-        part = cls(Layout.from_dict(meta["layout"]), meta["method"], meta["num_rows"], meta["first_row"])
+        part = cls(
+            Layout.from_dict(meta["layout"]),
+            meta["method"],
+            meta["num_rows"],
+            meta["first_row"],
+            meta["files"],
+        )
         part.log.restore(meta["counts"], (Finding(*each) for each in meta["findings"]))
         sample = [(rank, text) for rank, text in meta["sample"]]
         part.statistics = Statistics(lengths("characters"), lengths("turns"), sample)

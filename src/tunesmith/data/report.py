@@ -27,6 +27,7 @@ class Report:
     statistics: dict[str, Any] = field(default_factory=dict)
     tokens: dict[str, Any] | None = None
     rewards: tuple[RewardReport, ...] = ()
+    files: dict[str, int] = field(default_factory=dict)
 
     @property
     def fit(self) -> bool:
@@ -39,6 +40,14 @@ class Report:
         counts = self.log.counts
         return [code for code in sorted(counts) if CODES[code].level == "error" and code not in self.allowed]
 
+    def file_of(self, row: int | None) -> tuple[str, int] | None:
+        """The file that holds a row and the row's number in it, where the data are several files."""
+        before = {path: first for path, first in self.files.items() if row is not None and first <= row}
+        if not before or row is None:
+            return None
+        path = max(before, key=lambda each: before[each])
+        return path, row - before[path]
+
     def as_dict(self) -> dict[str, Any]:
         """The report as the `--json` document has it."""
         layout = self.layout
@@ -49,6 +58,7 @@ class Report:
             "evidence": list(layout.evidence) if layout else [],
             "map": dict(layout.columns) if layout else {},
             "num_rows": self.num_rows,
+            "files": self.files,
             "fit": self.fit,
             "allowed": sorted(self.allowed),
             "counts": {code: self.log.counts[code] for code in sorted(self.log.counts)},
@@ -97,13 +107,6 @@ def conclude(
     if balance := part.balance.as_dict():
         statistics["balance"] = balance
     return Report(
-        data,
-        part.method,
-        part.num_rows,
-        log,
-        part.layout,
-        frozenset(allowed),
-        statistics,
-        tokens,
-        tuple(rewards),
-    )
+        data, part.method, part.num_rows, log, part.layout, frozenset(allowed), statistics, tokens,
+        tuple(rewards), part.files,
+    )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +34,14 @@ class RowSource:
     """The rows of one source: of `files` that are read in place, or of a `dataset`.
 
     `ranges` are the rows of the files that split and max_rows leave, None for all. A row's number is its
-    place in the files, or in the dataset.
+    place in the files, or in the dataset. `starts` are the first rows of the files that were read so far.
     """
 
     source: DatasetSource
     files: tuple[Path, ...] = ()
     dataset: Dataset | None = None
     ranges: tuple[tuple[int, int], ...] | None = None
+    starts: dict[Path, int] = field(default_factory=dict, compare=False)
 
     @property
     def num_bytes(self) -> int | None:
@@ -103,7 +104,7 @@ class RowSource:
         first = 0
         for path in self.files:
             try:
-                end = first
+                end = self.starts[path] = first
                 for batch in read_file(path, columns):
                     batch.first_row += first
                     end = batch.first_row + batch.num_rows

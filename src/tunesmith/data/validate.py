@@ -116,6 +116,8 @@ def check(request: Request, rows: RowSource, layout: Layout) -> Partial:
         checks = Checks(checks.groups, checks.duplicates, checker)
     batches = _watched(request, _batches(request, rows, layout), rows.num_bytes)
     part = check_batches(batches, layout, request.method, checks, stream=request.stream)
+    if len(rows.files) > 1:
+        part.files = {str(path): first for path, first in rows.starts.items()}
     if request.evaluation:
         held_out = open_rows(request.evaluation)
         other, sample = told_format(held_out, request.method, request.given)
