@@ -103,7 +103,8 @@ def _statistics(report: Report) -> list[str]:
     if tokens:
         sample = f" of a sample of {tokens['num_rows_read']:,} rows" if tokens["sampled"] else ""
         lines.append(
-            f"tokens{sample}: {_spread(tokens, 'tokens')}; {tokens['loss_share']:.0%} carry loss; "
+            f"tokens{sample}: {_spread(tokens, 'tokens')}; {tokens['loss_share']:.0%} carry loss "
+            f"(in most rows {tokens['loss_share_of_rows']['p5']:.0%} to {tokens['loss_share_of_rows']['p95']:.0%}); "
             f"max_length {tokens['max_length']:,} cuts {tokens['num_cut']:,}"
         )
         keep = tokens["max_length_to_keep"]

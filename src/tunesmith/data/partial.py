@@ -95,7 +95,7 @@ class Partial:
         arrays = {"meta": np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)}
         lengths = {"characters": self.statistics.characters, "turns": self.statistics.turns}
         if self.tokens:
-            lengths["tokens"] = self.tokens.lengths
+            lengths |= {"tokens": self.tokens.lengths, "shares": self.tokens.shares}
         for name, each in lengths.items():
             arrays |= {f"{name}.counts": each.counts, f"{name}.sums": np.array([each.maximum, each.total])}
         for name, parts in (("rows", self.signatures), ("evaluation", self.evaluation)):
@@ -151,7 +151,7 @@ class Partial:
         part.statistics = Statistics(lengths("characters"), lengths("turns"), sample)
         part.balance = Balance(**meta["balance"])
         if meta["tokens"]:
-            part.tokens = TokenCounts.from_meta(meta["tokens"], lengths("tokens"))
+            part.tokens = TokenCounts.from_meta(meta["tokens"], lengths("tokens"), lengths("shares"))
         part.signatures, part.evaluation = signed("rows"), signed("evaluation")
         return part
 

@@ -31,6 +31,8 @@ class TokenCounts:
 
     max_length: int
     lengths: Lengths = field(default_factory=Lengths)
+    # Of each text the percentage of its tokens that carry loss.
+    shares: Lengths = field(default_factory=Lengths)
     num_rows: int = 0
     num_learned: int = 0
     num_cut: int = 0
@@ -44,19 +46,20 @@ class TokenCounts:
     def merge(self, other: TokenCounts) -> None:
         """Add another part's counts."""
         self.lengths.merge(other.lengths)
+        self.shares.merge(other.shares)
         self.largest_id = max(self.largest_id, other.largest_id)
         self.sampled |= other.sampled
         for name in _SUMS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def as_meta(self) -> dict[str, Any]:
-        """All but the lengths, for a shard's file."""
-        return {name: value for name, value in asdict(self).items() if name != "lengths"}
+        """All but the lengths and shares, for a shard's file."""
+        return {name: value for name, value in asdict(self).items() if name not in ("lengths", "shares")}
 
     @classmethod
-    def from_meta(cls, meta: dict[str, Any], lengths: Lengths) -> TokenCounts:
+    def from_meta(cls, meta: dict[str, Any], lengths: Lengths, shares: Lengths) -> TokenCounts:
         """The counts that a shard's file keeps."""
-        return cls(**meta, lengths=lengths)
+        return cls(**meta, lengths=lengths, shares=shares)
 
     def as_dict(self, model: str) -> dict[str, Any]:
         """The `tokens` part of the report."""
@@ -65,7 +68,9 @@ class TokenCounts:
         return {
             "model": model, "num_rows_read": self.num_rows, "sampled": self.sampled, "total": total,
             **self.lengths.as_dict(), "num_loss_tokens": self.num_learned,
-            "loss_share": round(self.num_learned / total, 4) if total else 0.0, "max_length": self.max_length,
+            "loss_share": round(self.num_learned / total, 4) if total else 0.0,
+            "loss_share_of_rows": {f"p{each}": self.shares.percentile(each) / 100 for each in (5, 50, 95)},
+            "max_length": self.max_length,
             "num_cut": self.num_cut, "num_dropped": self.num_dropped,
             "num_answer_tokens_lost": self.num_answer_tokens_lost, "max_length_to_keep": keep,
         }  # fmt: skip
@@ -145,6 +150,8 @@ class TokenChecker:
     ) -> Iterator[tuple[int, list[Finding], Encoded | None]]:
         encoded_texts = coming.result()
         counts.lengths.add(np.array([len(each.ids) for each in encoded_texts], dtype=np.int64))
+        shares = [100 * each.num_learned // max(1, len(each.ids)) for each in encoded_texts]
+        counts.shares.add(np.array(shares, dtype=np.int64))
         made = iter(encoded_texts)
         for number, rendered, fault in texts:
             if rendered is None:
