@@ -1,4 +1,4 @@
-"""Real files that other people made: what is found in them, each finding looked at by a person (2026-11-24)."""
+"""Real files that other people made: what is found in them, each finding looked at (2026-11-24)."""
 
 from __future__ import annotations
 

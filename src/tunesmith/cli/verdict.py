@@ -102,9 +102,10 @@ def _statistics(report: Report) -> list[str]:
     tokens: dict[str, Any] = report.tokens or {}
     if tokens:
         sample = f" of a sample of {tokens['num_rows_read']:,} rows" if tokens["sampled"] else ""
+        rows = tokens["loss_share_of_rows"]
         lines.append(
             f"tokens{sample}: {_spread(tokens, 'tokens')}; {tokens['loss_share']:.0%} carry loss "
-            f"(in most rows {tokens['loss_share_of_rows']['p5']:.0%} to {tokens['loss_share_of_rows']['p95']:.0%}); "
+            f"(in most rows {rows['p5']:.0%} to {rows['p95']:.0%}); "
             f"max_length {tokens['max_length']:,} cuts {tokens['num_cut']:,}"
         )
         keep = tokens["max_length_to_keep"]
