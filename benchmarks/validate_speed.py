@@ -1,6 +1,11 @@
 """How fast `tunesmith validate` reads and checks, and how much memory that takes.
 
-    python benchmarks/validate_speed.py [--rows 1000000] [--large-rows 10000000] [--folder DIR] [--repeats 3]
+    python benchmarks/validate_speed.py [--rows 1000000] [--large-rows 10000000] [--repeats 3] [--folder DIR]
+        [--model FOLDER] [--peers PYTHON]
+
+--model names a folder with a tokenizer, for the token statistics; --peers the Python of an environment with
+the validators of others: pip install 'together[pyarrow]' datasets==5.2.0 pyyaml typer, then pip install
+--no-deps tunekit.
 
 Chat rows are made from ../shared/data/alpaca_en_demo.json, multiplied with variation (sentences of other
 answers, numbers), mean row at least 600 bytes of text. Every measurement is a process of its own: the clock
@@ -14,13 +19,14 @@ import argparse
 import json
 import os
 import random
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +44,7 @@ GROUPS = {
 ROW_GROUP = 100_000
 TOKEN_ROWS = 20_000
 TRL_ROWS = 20_000
+PEER_ROWS = 100_000
 
 
 def chat_rows(number: int, seed: int = 0) -> Iterator[dict[str, Any]]:
@@ -51,8 +58,8 @@ def chat_rows(number: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     for index in range(number):
         row = chosen.choice(rows)
         question = f"{row['instruction']} {row['input']} (case {index})".strip()
-        cut = row["output"][: chosen.randrange(100, 700)]
-        more = " ".join(chosen.choices(sentences, k=chosen.randrange(2, 7)))
+        cut = row["output"][: chosen.randrange(100, 500)]
+        more = " ".join(chosen.choices(sentences, k=chosen.randrange(1, 6)))
         yield {
             "messages": [
                 {"role": "user", "content": question},
@@ -72,7 +79,7 @@ def write_rows(path: Path, number: int) -> float:
                 file.write(json.dumps(row) + "\n")
         return size / number
     writer = None
-    while batch := [row for row, _ in zip(rows, range(ROW_GROUP), strict=False)]:
+    while batch := list(islice(rows, ROW_GROUP)):
         table = pa.Table.from_pylist(batch)
         size += sum(len(message["content"].encode()) for row in batch for message in row["messages"])
         writer = writer or pq.ParquetWriter(path, table.schema)
@@ -163,26 +170,50 @@ def trl_map(path: str) -> dict[str, Any]:
     return _measured(began, len(dataset))
 
 
+def together_check(path: str) -> dict[str, Any]:
+    """together's `check_file`, in the environment that holds it."""
+    from together.lib.utils.files import check_file  # type: ignore[import-not-found]
+
+    began = time.perf_counter()
+    report = check_file(Path(path))
+    assert report["is_check_passed"], report
+    return _measured(began, report["num_samples"])
+
+
+def tunekit_prepare(path: str) -> dict[str, Any]:
+    """What `tunekit validate` does before it loads a tokenizer, in the environment that holds it."""
+    from tunekit.config import DataConfig  # type: ignore[import-not-found]
+    from tunekit.data import prepare  # type: ignore[import-not-found]
+
+    began = time.perf_counter()
+    made = prepare(DataConfig(path=path, eval_fraction=0))
+    return _measured(began, len(made.train))
+
+
 def _measured(began: float, num_rows: int) -> dict[str, Any]:
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "num_rows": num_rows, "seconds": round(seconds, 2), "rows_per_s": round(num_rows / seconds),
-        "peak_mib": round(peak),
+        "peak_mib": peak_mib(),
     }  # fmt: skip
 
 
+def peak_mib() -> int | None:
+    """The largest resident set of this process; getrusage would count that of the parent before the fork."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    return round(int(found[1]) / 1024) if found else None
+
+
 FUNCTIONS: dict[str, Callable[..., dict[str, Any]]] = {
-    each.__name__: each for each in (check, leakage, tokens, trl_map)
+    each.__name__: each for each in (check, leakage, tokens, trl_map, together_check, tunekit_prepare)
 }
 
 
-def in_child(name: str, *arguments: Any, **options: Any) -> dict[str, Any]:
+def in_child(name: str, *arguments: Any, python: str = sys.executable, **options: Any) -> dict[str, Any]:
     """The result of a function above, run in a process of its own."""
     call = json.dumps([name, arguments, options])
-    done = subprocess.run(
-        [sys.executable, __file__, "--call", call], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([python, __file__, "--call", call], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{call} failed:\n{done.stderr[-3000:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -208,7 +239,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--model", help="a tokenizer's folder, for the token statistics")
-    parser.add_argument("--only", nargs="*", default=["checks", "duplicates", "tokens", "trl", "large"])
+    parser.add_argument("--peers", help="a Python with the validators of others")
+    parser.add_argument(
+        "--only", nargs="*", default=["checks", "duplicates", "tokens", "trl", "peers", "large"]
+    )
     parser.add_argument("--call")
     args = parser.parse_args()
     if args.call:
@@ -243,6 +277,13 @@ def run(args: argparse.Namespace, folder: Path) -> None:
         measure("duplicates and leakage", 1, row, "leakage", str(files["parquet"]), str(held_out))
     if "trl" in args.only:
         measure("TRL's map over rows", args.repeats, row, "trl_map", str(files["parquet"]))
+    if "peers" in args.only and args.peers:
+        some = folder / f"{PEER_ROWS}.jsonl"
+        write_rows(some, PEER_ROWS)
+        for name in ("together_check", "tunekit_prepare"):
+            measure(f"{name} from jsonl", args.repeats, row, name, str(some), python=args.peers)
+        what = "structure, method, safety"
+        measure(f"{what} from the same jsonl", args.repeats, row, "check", str(some), GROUPS[what])
     if "tokens" in args.only and args.model:
         append(
             "validate_speed",

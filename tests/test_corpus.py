@@ -3,15 +3,18 @@
 import pytest
 from corpus_broken import BROKEN
 from corpus_clean import CLEAN
-from corpus_rows import each_case, jsonl, question, raw, sentence
+from corpus_rows import each_case, jsonl, question, raw, sentence, turn
 
 from tunesmith.config.run_config import DatasetSource
+from tunesmith.data.checks.rows import RowChecker
+from tunesmith.data.convert import convert
 from tunesmith.data.findings import CODES
-from tunesmith.data.validate import Request, validate
+from tunesmith.data.row_source import open_rows
+from tunesmith.data.validate import Request, told_format, validate
 from tunesmith.errors import DataError
 
-# Codes that are about reward functions; their tests call them.
-_OF_REWARDS = {code for code in CODES if code.startswith("D5")}
+# Reward functions are called by tests of their own; a column that begins late has one below.
+_ELSEWHERE = {code for code in CODES if code.startswith("D5")} | {"D019"}
 
 
 @each_case(BROKEN)
@@ -33,9 +36,53 @@ def test_clean_data_are_fit_and_nothing_is_found(case, tmp_path):
     assert report.num_rows == len(case.rows)
 
 
+def trained_on(case, folder):
+    """The rows without errors, as the trainer gets them."""
+    source = open_rows(case.request(folder).source)
+    layout, _ = told_format(source, case.method, case.given)
+    judge = RowChecker(layout)
+    for number, row in source.rows():
+        if not any(found.level == "error" for found in judge(row, number)):
+            yield convert(row, layout)
+
+
+def is_fit_for_a_trainer(row):
+    """True when every answer ends with a turn of the assistant's, and something was asked."""
+    answers = [row[name] for name in ("messages", "completion", "chosen", "rejected") if name in row]
+    spoken = [answer[-1]["role"] for answer in answers if isinstance(answer, list)]
+    blank = [name for name in ("prompt", "text") if name in row and not row[name]]
+    return not blank and set(spoken) <= {"assistant"} and all(answers)
+
+
+@each_case(CLEAN)
+def test_clean_rows_convert_to_what_a_trainer_takes(case, tmp_path):
+    rows = list(trained_on(case, tmp_path))
+    assert len(rows) == len(case.rows)
+    assert all(map(is_fit_for_a_trainer, rows))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a labelled conversation ends with the user",
+        "a transcript ends with the human",
+    ],
+)
+def test_no_turn_of_the_user_becomes_an_answer_to_learn(name, tmp_path):
+    (case,) = [case for case in BROKEN if case.name == name]
+    assert all(map(is_fit_for_a_trainer, trained_on(case, tmp_path)))
+
+
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_a_conversation_in_which_nobody_asks_is_no_prompt(role, tmp_path):
+    rows = [{"messages": [turn(role, sentence(i))], "answer": i} for i in range(12)]
+    report = validate(Request(DatasetSource(path=str(jsonl(tmp_path, rows))), "grpo"))
+    assert not report.fit
+
+
 def test_every_code_has_a_broken_data_set():
     covered = {code for case in BROKEN for code, *_ in case.expected}
-    assert covered == set(CODES) - _OF_REWARDS
+    assert covered == set(CODES) - _ELSEWHERE
 
 
 def test_every_data_set_has_a_name_of_its_own():
@@ -56,3 +103,13 @@ def test_transcripts_of_one_question_need_no_line_ends_before_them(tmp_path):
     ]
     report = validate(Request(DatasetSource(path=str(jsonl(tmp_path, rows))), "dpo"))
     assert report.layout.name == "hh-rlhf"
+
+
+def test_a_column_that_begins_after_the_format_was_told_is_pointed_out(tmp_path):
+    rows = [{"messages": [turn("user", question(i)), turn("assistant", sentence(i))]} for i in range(260)]
+    rows[230]["system"] = "Be brief."
+    report = validate(Request(DatasetSource(path=str(jsonl(tmp_path, rows))), "sft"))
+    assert [(each.code, each.row, each.field) for each in report.log.kept()] == [("D019", None, "system")]
+    assert "begins at row 230" in report.log.kept()[0].message
+    named = Request(DatasetSource(path=str(jsonl(tmp_path, rows))), "sft", given={"system": "system"})
+    assert validate(named).log.counts == {}

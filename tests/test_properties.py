@@ -151,7 +151,7 @@ def test_arbitrary_rows_are_judged_without_falling_over(method):
 def test_arbitrary_rows_meet_a_tokenizer_without_falling_over(method, kind):
     model = fits(lambda: tokenizer_with(CHATML))()
 
-    @few
+    @settings(few, max_examples=70)
     @given(nearly(method))
     def judged(made):
         content = json.dumps(made) if kind == "rows.json" else "\n".join(map(json.dumps, made))

@@ -153,7 +153,7 @@ def test_a_missing_file_is_named_with_where_it_was_looked_for(tmp_path):
         ("rows.jsonl", b'{"text": "\\ud800"}\n', "row 0: text holds half a character"),
         ("rows.csv", b"text,b\n1,2,3\n1,2\n4,5,6,7\n", "row 0 has 3 fields where the header has 2"),
         ("rows.csv", b"text,text\na,b\n", "two columns named 'text'"),
-        ("rows.csv", b"text\n\xff\xfe\n", "row 0: text holds half a character"),
+        ("rows.csv", b"text\n\xff\xfe\n", "row 0: text holds the byte 0xff, which is no UTF-8"),
         ("rows.parquet", b"nope", "can't be read"),
         ("rows.arrow", b"nope nope nope nope", "can't be read"),
         ("rows.xlsx", b"PK", "none of the files that can be read"),

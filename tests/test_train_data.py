@@ -23,8 +23,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def train(model: Path, data: str, *more: str):
     return tunesmith(
-        "train", "sft", "--model", str(model), "--dataset", data, "--max-steps", "2", "--global-batch-size", "4",
-        "--set", "trl.report_to=none", *more,
+        "train", "sft", "--model", str(model), "--dataset", data, "--max-steps", "2",
+        "--global-batch-size", "4", "--set", "trl.report_to=none", *more,
     )  # fmt: skip
 
 

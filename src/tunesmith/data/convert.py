@@ -78,7 +78,8 @@ def _unpaired(row: Row, layout: Layout) -> Row:
     slot = "completion" if "completion" in columns else "assistant"
     if slot in columns:
         return {"prompt": messages, "completion": _answer_side(_value(row, layout, slot), layout)} | label
-    return {"prompt": messages[:-1], "completion": messages[-1:]} | label
+    *asked, answer = _to_last_answer(messages)
+    return {"prompt": asked, "completion": [answer]} | label
 
 
 def _prompts(row: Row, layout: Layout) -> Row:
@@ -111,16 +112,22 @@ def _asked(row: Row, layout: Layout) -> Any:
     return [*start, {"role": "user", "content": content}]
 
 
+def _to_last_answer(messages: list[Message]) -> list[Message]:
+    """`messages` without what follows the assistant's last turn: nothing of it is learned."""
+    end = max((index for index, each in enumerate(messages) if each["role"] == "assistant"), default=-1)
+    return messages[: end + 1]
+
+
 def _side(value: Any, layout: Layout) -> Any:
     return value if isinstance(value, str) else _messages(value, layout)
 
 
 def _answer_side(value: Any, layout: Layout) -> list[Message]:
     if isinstance(value, str) and layout.name == "hh-rlhf":
-        return split_transcript(value)
+        return _to_last_answer(split_transcript(value))
     if isinstance(value, str):
         return [{"role": "assistant", "content": value}]
-    return _messages([value] if isinstance(value, dict) else value, layout)
+    return _to_last_answer(_messages([value] if isinstance(value, dict) else value, layout))
 
 
 def _messages(messages: list[Any], layout: Layout) -> list[Message]:

@@ -55,13 +55,14 @@ def encode_source(source: DatasetSource, config: RunConfig, tokenizer: Any) -> E
         DataError: it can't be read, fits no format of the method, or holds no row.
     """
     rows = open_rows(source)
-    sample = rows.sample()
+    sample = rows.sample(source.map.values())
     if not sample:
         raise DataError(
             f"{source.path} has no rows", where=source.path, fix="give a dataset with at least one row"
         )
-    layout = require(config.method, column_names(sample), sample, source.map, source.path)
-    checked = check_batches(rows.batches(layout.root_columns), layout, config.method, Checks())
+    known = column_names(sample)
+    layout = require(config.method, known, sample, source.map, source.path)
+    checked = check_batches(rows.batches(layout.root_columns), layout, config.method, Checks(), known=known)
     writer = _Writer(layout, config, tokenizer)
     try:
         with all_cores():

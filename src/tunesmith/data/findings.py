@@ -50,6 +50,7 @@ CODES: dict[str, Code] = {
         "warning", "control tokens in the text", "take them out, or the model reads them as the end"
     ),
     "D018": Code("warning", "row is very large", "split it: one row of this size holds up the whole batch"),
+    "D019": Code("warning", "column begins late and is not read", "name it: --map SLOT=COLUMN"),
     # Method: what this way of training needs.
     "D101": Code("error", "chosen and rejected are the same", "take the pair out: it teaches nothing"),
     "D102": Code("error", "the pair has two prompts", "give chosen and rejected the same prompt"),

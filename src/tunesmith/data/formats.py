@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from tunesmith.data.checks.rows import read_label
+from tunesmith.data.findings import Finding
 from tunesmith.data.layout import KINDS, MISSING, PLAIN_ROLES, ROLE_ALIASES, SLOTS, Kind, Layout, get_path
 from tunesmith.data.pairs import is_transcript
 from tunesmith.errors import ConfigError, DataError
@@ -80,7 +81,7 @@ def no_layout(method: str, columns: Sequence[str], sample: Sequence[Any]) -> str
     needs = {
         "conversation": "messages, or a prompt and a completion, or text",
         "preference": "chosen and rejected",
-        "unpaired": "a prompt, a completion and a label",
+        "unpaired": "a prompt, a completion and a label that is true or false",
         "prompts": "a prompt",
     }[KINDS[method]]
     others = [name for name in fitting_methods(columns, sample) if KINDS[name] != KINDS[method]]
@@ -280,7 +281,7 @@ def _named(kind: Kind, columns: dict[str, str], rows: list[dict[str, Any]]) -> L
         name = "ranking"
     elif layout.content_key != "content" or layout.role_key != "role":
         name = "sharegpt"
-    elif messages:
+    elif messages or "messages" in columns:
         name = "messages"
     elif columns.get("user") == "instruction":
         name = "alpaca"
@@ -340,6 +341,16 @@ def _evidence(slot: str, column: str, layout: Layout) -> str:
         "reference": "the reference answer",
     }
     return f"column {column} is {parts.get(slot, f'the {slot}')}"
+
+
+def late_columns(late: Mapping[str, int], layout: Layout) -> Iterator[Finding]:
+    """Findings of columns that begin after the format was told, and that would have a part in it."""
+    for column, row in sorted(late.items(), key=lambda each: (each[1], each[0])):
+        for slot in ("tools", "system", "history", "input"):
+            if column.lower() in NAMES[slot] and slot not in layout.columns:
+                message = f"begins at row {row:,}, after the format was told: it is not read as the {slot}"
+                yield Finding("D019", None, column, message)
+                break
 
 
 def require(

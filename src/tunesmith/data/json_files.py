@@ -44,7 +44,7 @@ class _Lines(NamedTuple):
         starts = np.concatenate(([0], ends))
         # A row begins with a brace; what begins with white space, or at once ends, may be a blank line.
         if np.isin(characters[starts[:-1]], (9, 10, 13, 32)).any():
-            kept = [stripped for line in chunk.split(b"\n") if (stripped := line.strip())]
+            kept = [bare for line in chunk.split(b"\n") if (bare := line.strip(b" \t\r"))]
             return cls.of(b"\n".join(kept)) if kept else cls(b"", starts[:1])
         return cls(chunk, starts)
 
@@ -212,7 +212,8 @@ def _array_items(path: Path) -> Iterator[tuple[Row | BadRow, int]]:
             except (ValueError, RecursionError) as error:
                 more = file.read(batches.CHUNK_BYTES)
                 if not more:
-                    yield BadRow(f"ends the array early: {_json_problem(error)[:100]}"), 0  # type: ignore[arg-type]
+                    said = str(getattr(error, "msg", error)).lower()[:100]
+                    yield BadRow(f"breaks the array off, and nothing after it was read: {said}"), 0
                     return
                 text, at = text[at:] + more, 0
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -20,7 +20,7 @@ from tunesmith.data.checks.balance import Balance
 from tunesmith.data.checks.duplicates import Signatures
 from tunesmith.data.checks.rows import GROUPS, Group, RowChecker
 from tunesmith.data.checks.screen import Screen
-from tunesmith.data.checks.texts import texts_of
+from tunesmith.data.checks.texts import RowTexts, texts_of
 from tunesmith.data.checks.tokens import TokenChecker, TokenCounts
 from tunesmith.data.findings import CODES, Finding, FindingLog
 from tunesmith.data.layout import Layout
@@ -43,6 +43,8 @@ class Partial:
     first_row: int | None = None
     # The first row of each file, where the data are several.
     files: dict[str, int] = field(default_factory=dict)
+    # Columns that the rows from which the format was told don't have, and the first row that does.
+    late: dict[str, int] = field(default_factory=dict)
     log: FindingLog = field(default_factory=FindingLog)
     statistics: Statistics = field(default_factory=Statistics)
     balance: Balance = field(default_factory=Balance)
@@ -73,6 +75,7 @@ class Partial:
             )
         self.num_rows += other.num_rows
         self.files |= other.files
+        self.late = _earliest(self.late, other.late)
         self.log.merge(other.log)
         self.statistics.merge(other.statistics)
         self.balance.merge(other.balance)
@@ -86,7 +89,7 @@ class Partial:
         meta = {
             "version": VERSION, "layout": self.layout.as_dict(), "method": self.method,
             "num_rows": self.num_rows,
-            "first_row": self.first_row, "files": self.files,
+            "first_row": self.first_row, "files": self.files, "late": self.late,
             "counts": dict(self.log.counts),
             "findings": [[each.code, each.row, each.field, each.message] for each in self.log.kept()],
             "balance": asdict(self.balance), "sample": self.statistics.sample,
@@ -139,13 +142,8 @@ class Partial:
             }
             return [Signatures.from_arrays(found)] if found else []
 
-        part = cls(
-            Layout.from_dict(meta["layout"]),
-            meta["method"],
-            meta["num_rows"],
-            meta["first_row"],
-            meta["files"],
-        )
+        kept = [meta[name] for name in ("method", "num_rows", "first_row", "files", "late")]
+        part = cls(Layout.from_dict(meta["layout"]), *kept)
         part.log.restore(meta["counts"], (Finding(*each) for each in meta["findings"]))
         sample = [(rank, text) for rank, text in meta["sample"]]
         part.statistics = Statistics(lengths("characters"), lengths("turns"), sample)
@@ -185,30 +183,61 @@ def check_batches(
     method: str,
     checks: Checks,
     *,
+    known: Collection[str] = (),
     stream: Callable[[Finding], None] | None = None,
 ) -> Partial:
-    """Read batches and check their rows: the columns are screened, and the rows that they flag are judged."""
+    """Read batches and check their rows: the columns are screened, and the rows that they flag are judged.
+
+    `known` are the columns of the rows from which the format was told.
+    """
     part = Partial(layout, method, log=FindingLog(stream))
     if checks.tokens:
         part.tokens = TokenCounts(checks.tokens.max_length)
     screen, judge = Screen(layout, checks.groups), RowChecker(layout, checks.groups)
-    for batch in read_ahead(batches):
-        _check(batch, part, checks, screen, judge)
+    with ThreadPoolExecutor(1) as beside:
+        for batch in read_ahead(batches):
+            # What the judge needs and what the statistics need are found side by side.
+            texts = beside.submit(texts_of, batch, layout)
+            bad = _judge(batch, part, screen, judge)
+            part.late = _earliest(part.late, _late_columns(batch, known) if known else {})
+            _take_in(batch, part, checks, texts.result(), bad)
     return part
 
 
-def _check(batch: Batch, part: Partial, checks: Checks, screen: Screen, judge: RowChecker) -> None:
+def _judge(batch: Batch, part: Partial, screen: Screen, judge: RowChecker) -> set[int]:
+    """The indices of the rows that can't be converted; all findings go into the log."""
     suspects = list(range(batch.num_rows)) if batch.table is None else screen.suspects(batch.table)
-    bad: set[int] = set()
+    bad = set()
     for index, row in zip(suspects, batch.rows(suspects), strict=True):
-        for finding in judge(row, batch.first_row + index):
-            part.log.add(finding)
-            if finding.code in UNREADABLE:
-                bad.add(index)
+        found = judge(row, batch.first_row + index)
+        part.log.extend(found)
+        if any(finding.code in UNREADABLE for finding in found):
+            bad.add(index)
+    part.bad_rows.extend(batch.first_row + index for index in sorted(bad))
+    return bad
+
+
+def _late_columns(batch: Batch, known: Collection[str]) -> dict[str, int]:
+    """Columns beside the known ones, each with the first row that fills it."""
+    if batch.table is not None:
+        new = [name for name in batch.table.column_names if name not in known]
+        filled = {name: np.flatnonzero(batch.table.column(name).is_valid()) for name in new}
+        return {name: batch.first_row + int(rows[0]) for name, rows in filled.items() if len(rows)}
+    found: dict[str, int] = {}
+    for number, row in enumerate(batch.rows(), batch.first_row):
+        for name, value in row.items() if isinstance(row, dict) else ():
+            if name not in known and value is not None:
+                found.setdefault(str(name), number)
+    return found
+
+
+def _earliest(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return {name: min(each[name] for each in (one, other) if name in each) for name in {**one, **other}}
+
+
+def _take_in(batch: Batch, part: Partial, checks: Checks, texts: RowTexts, bad: set[int]) -> None:
     part.num_rows += batch.num_rows
     part.first_row = batch.first_row if part.first_row is None else part.first_row
-    part.bad_rows.extend(batch.first_row + index for index in sorted(bad))
-    texts = texts_of(batch, part.layout)
     part.balance.add(texts)
     part.statistics.add_texts(batch.first_row, texts.prompts, texts.answers, texts.turns)
     if checks.duplicates:
@@ -221,7 +250,6 @@ def _check(batch: Batch, part: Partial, checks: Checks, screen: Screen, judge: R
 def read_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
     """The batches, the next one read and parsed by a thread while one is worked on."""
     left = chain.from_iterable(regular(batch) for batch in batches)
-
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(next, left, None)
         while (batch := coming.result()) is not None:

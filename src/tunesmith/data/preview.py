@@ -68,7 +68,7 @@ def preview(
         DataError: the data can't be read, fit no format of the method, or have no such row.
     """
     rows = open_rows(source)
-    sample = rows.sample()
+    sample = rows.sample(given.values())
     layout = require(method, column_names(sample), sample, given, source.path)
     numbers: Sequence[int]
     if not isinstance(wanted, int):

@@ -10,6 +10,7 @@ from tunesmith.data.checks import duplicates
 from tunesmith.data.checks.rewards import RewardReport
 from tunesmith.data.checks.tokens import set_findings
 from tunesmith.data.findings import CODES, Finding, FindingLog
+from tunesmith.data.formats import late_columns
 from tunesmith.data.layout import Layout
 from tunesmith.data.partial import Partial
 
@@ -89,6 +90,7 @@ def conclude(
     """The report on all that was read: findings of rows, and those that only the whole set shows."""
     log = part.log
     log.extend(part.balance.findings(part.layout))
+    log.extend(late_columns(part.late, part.layout))
     if not part.num_rows:
         log.add(Finding("D306", None, None, "there is no row in it"))
     if part.signatures:

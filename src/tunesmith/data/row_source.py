@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.config.run_config import DatasetSource
 from tunesmith.data.batches import BATCH_ROWS, Batch, table_batch
 from tunesmith.data.checks.rows import BadRow, Row
+from tunesmith.data.layout import MISSING, get_path
 from tunesmith.data.readers import read_file
 from tunesmith.data.sources import (
     LOADERS,
@@ -73,13 +74,20 @@ class RowSource:
             return sum(stop - start for start, stop in self.ranges)
         return sum(batch.num_rows for batch in self._whole([]))
 
-    def sample(self) -> list[Row | BadRow]:
-        """The first rows, to tell the format by."""
+    def sample(self, named: Iterable[str] = ()) -> list[Row | BadRow]:
+        """The first rows, to tell the format by, and for each column in `named` a row that has it."""
         rows: list[Row | BadRow] = []
         for batch in self.batches():
             rows += batch.rows(range(min(batch.num_rows, SAMPLE_ROWS - len(rows))))
             if len(rows) >= SAMPLE_ROWS:
                 break
+        left = {name for name in named if not any(_has(row, name) for row in rows)}
+        for _, row in self.rows() if left else ():
+            if any(_has(row, name) for name in left):
+                rows.append(row)
+                left = {name for name in left if not _has(row, name)}
+                if not left:
+                    break
         return rows
 
     def rows(self) -> Iterator[tuple[int, Row | BadRow]]:
@@ -114,6 +122,10 @@ class RowSource:
                 raise
             except Exception as error:  # pyarrow and csv raise many kinds; each a sentence (test_sources.py)
                 raise sentence(error, self.source) from error
+
+
+def _has(row: Row | BadRow, path: str) -> bool:
+    return get_path(row, path) is not MISSING
 
 
 def open_rows(source: DatasetSource) -> RowSource:

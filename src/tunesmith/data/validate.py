@@ -58,7 +58,7 @@ def validate(request: Request) -> Report:
     layout, sample = told_format(rows, request.method, request.given)
     if layout is None:
         return _without_format(request, rows, sample)
-    part = check(request, rows, layout)
+    part = check(request, rows, layout, column_names(sample))
     reports, found = _rewards(request, sample, layout)
     # An empty reference was found already, on all rows and not only those that the reward was called with.
     known = {each.row for each in part.log.kept() if each.code == "D106"}
@@ -91,14 +91,14 @@ def check_shard(request: Request) -> Partial:
     layout, sample = told_format(rows, request.method, request.given)
     if layout is None:
         raise DataError(no_layout(request.method, column_names(sample), sample), where=request.source.path)
-    return check(request, rows, layout)
+    return check(request, rows, layout, column_names(sample))
 
 
 def told_format(
     rows: RowSource, method: str, given: Mapping[str, str]
 ) -> tuple[Layout | None, list[Row | BadRow]]:
     """The layout for a method, and the rows that it was told from."""
-    sample = rows.sample()
+    sample = rows.sample(given.values())
     return detect(method, column_names(sample), sample, given), sample
 
 
@@ -108,14 +108,14 @@ def column_names(sample: list[Row | BadRow]) -> list[str]:
     return [str(name) for name in dict.fromkeys(names)]
 
 
-def check(request: Request, rows: RowSource, layout: Layout) -> Partial:
+def check(request: Request, rows: RowSource, layout: Layout, known: list[str]) -> Partial:
     """Every row of the request's data, or of its shard, checked."""
     checks = request.checks
     if request.model:
         checker = _token_checker(request, rows, layout, request.model)
         checks = Checks(checks.groups, checks.duplicates, checker)
     batches = _watched(request, _batches(request, rows, layout), rows.num_bytes)
-    part = check_batches(batches, layout, request.method, checks, stream=request.stream)
+    part = check_batches(batches, layout, request.method, checks, known=known, stream=request.stream)
     if len(rows.files) > 1:
         part.files = {str(path): first for path, first in rows.starts.items()}
     if request.evaluation:

@@ -85,6 +85,8 @@ class ChatChecker:
             return  # what was found above explains what the order would say
         yield from self._tools(messages, known, places, tools)
         yield from _order(known, places, key, asked=asked)
+        if not answers and "user" not in known:
+            yield Fault("D004", place, "asks nothing: no turn is the user's")
         if answers and "assistant" not in known:
             yield Fault("D008", place, "has no assistant turn to learn from")
         elif answers and known[-1] != "assistant":

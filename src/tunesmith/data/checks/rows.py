@@ -230,7 +230,7 @@ class RowChecker:
 def read_label(value: Any) -> bool | None:
     """A KTO label as a truth value; None where it can't be read as one."""
     key = value.strip().lower() if isinstance(value, str) else value
-    return LABELS.get(key) if isinstance(key, bool | int | str) else None
+    return LABELS.get(key) if isinstance(key, bool | int | float | str) else None
 
 
 def _shown(value: Any) -> str:

@@ -49,7 +49,9 @@ def without_controls(text: str) -> str:
 def text_faults(text: str) -> Iterator[tuple[str, str]]:
     """Code and message of each kind of fault in `text`; being blank is not one of them."""
     found = _SURROGATE.search(text)
-    if found:
+    if found and "\udc80" <= found[0] <= "\udcff":  # what Python reads other bytes as
+        yield "D015", f"holds the byte {ord(found[0]) - 0xDC00:#04x}, which is no UTF-8, at {found.start()}"
+    elif found:
         yield "D015", f"holds half a character (\\u{ord(found[0]):04x}) at position {found.start()}"
     controls = _CONTROL.findall(text)
     if controls:

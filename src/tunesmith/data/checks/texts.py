@@ -57,7 +57,7 @@ def texts_of(batch: Batch, layout: Layout) -> RowTexts:
     answered = [columns[slot].last for slot in _ANSWER[layout.kind] if slot in columns]
     if layout.kind == "prompts" and "messages" in columns:
         asked.append(columns["messages"].last)
-    pair = [columns[slot].whole.str.len_chars() for slot in ("chosen", "rejected") if slot in columns]
+    pair = [_answer_length(columns[slot], layout) for slot in ("chosen", "rejected") if slot in columns]
     return RowTexts(
         _joined(asked, batch.num_rows),
         _joined(answered, batch.num_rows),
@@ -66,6 +66,12 @@ def texts_of(batch: Batch, layout: Layout) -> RowTexts:
         labels.whole if labels is not None else None,
         columns["messages"].turns if "messages" in columns else None,
     )
+
+
+def _answer_length(words: _Words, layout: Layout) -> pl.Series:
+    """Characters of an answer, the prompt before it aside."""
+    last = words.last.str.split("\n\nAssistant:").list.last() if layout.name == "hh-rlhf" else words.last
+    return last.str.len_chars()
 
 
 class _Words(NamedTuple):
