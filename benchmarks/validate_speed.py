@@ -58,8 +58,8 @@ def chat_rows(number: int, seed: int = 0) -> Iterator[dict[str, Any]]:
     for index in range(number):
         row = chosen.choice(rows)
         question = f"{row['instruction']} {row['input']} (case {index})".strip()
-        cut = row["output"][: chosen.randrange(100, 500)]
-        more = " ".join(chosen.choices(sentences, k=chosen.randrange(1, 6)))
+        cut = row["output"][: chosen.randrange(100, 450)]
+        more = " ".join(chosen.choices(sentences, k=chosen.randrange(1, 5)))
         yield {
             "messages": [
                 {"role": "user", "content": question},

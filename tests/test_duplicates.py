@@ -9,14 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tunesmith.data.checks import duplicates
-from tunesmith.data.checks.duplicates import (
-    Signatures,
-    concatenate,
-    duplicate_findings,
-    leakage_findings,
-    sign,
-)
+from tunesmith.data.checks import duplicates, signatures
+from tunesmith.data.checks.duplicates import duplicate_findings, leakage_findings
+from tunesmith.data.checks.signatures import Signatures, concatenate, sign
 
 SYLLABLES = ["ka", "lo", "mi", "ter", "sen", "ru", "pa", "vi", "no", "de", "gra", "stu", "bel", "an", "thi"]
 VOCABULARY = sorted({a + b + c for a in SYLLABLES for b in ["", *SYLLABLES] for c in ["", *SYLLABLES]})
@@ -263,7 +258,7 @@ def test_the_signatures_of_parts_put_together_are_those_of_the_whole(monkeypatch
     cuts = [0, 1, 1, 90, 217, 400]
     parts = [signed(prompts[a:b], answers[a:b], first_row=a) for a, b in pairwise(cuts)]
     assert same(concatenate(parts), whole)
-    monkeypatch.setattr(duplicates, "SLICE_BYTES", 2000)
+    monkeypatch.setattr(signatures, "SLICE_BYTES", 2000)
     assert same(signed(prompts, answers), whole)
     assert len(concatenate([])) == 0
 

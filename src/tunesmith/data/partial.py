@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from tunesmith.data.batches import Batch, regular
-from tunesmith.data.checks import duplicates
 from tunesmith.data.checks.balance import Balance
-from tunesmith.data.checks.duplicates import Signatures
 from tunesmith.data.checks.rows import GROUPS, Group, RowChecker
 from tunesmith.data.checks.screen import Screen
+from tunesmith.data.checks.signatures import Signatures, concatenate, sign
 from tunesmith.data.checks.texts import RowTexts, texts_of
 from tunesmith.data.checks.tokens import TokenChecker, TokenCounts
 from tunesmith.data.findings import CODES, Finding, FindingLog
@@ -103,7 +102,7 @@ class Partial:
             arrays |= {f"{name}.counts": each.counts, f"{name}.sums": np.array([each.maximum, each.total])}
         for name, parts in (("rows", self.signatures), ("evaluation", self.evaluation)):
             if parts:
-                signed = duplicates.concatenate(parts).to_arrays()
+                signed = concatenate(parts).to_arrays()
                 arrays |= {f"{name}.{key}": value for key, value in signed.items()}
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
@@ -242,7 +241,7 @@ def _take_in(batch: Batch, part: Partial, checks: Checks, texts: RowTexts, bad: 
     part.statistics.add_texts(batch.first_row, texts.prompts, texts.answers, texts.turns)
     if checks.duplicates:
         numbers = np.arange(batch.first_row, batch.first_row + batch.num_rows, dtype=np.int64)
-        part.signatures.append(duplicates.sign(numbers, texts.prompts, texts.answers))
+        part.signatures.append(sign(numbers, texts.prompts, texts.answers))
     if checks.tokens and part.tokens is not None:
         part.log.extend(checks.tokens.check(batch, bad, part.tokens))
 
@@ -263,5 +262,5 @@ def sign_batches(batches: Iterable[Batch], layout: Layout) -> list[Signatures]:
     for batch in batches:
         texts = texts_of(batch, layout)
         numbers = np.arange(batch.first_row, batch.first_row + batch.num_rows, dtype=np.int64)
-        signed.append(duplicates.sign(numbers, texts.prompts, texts.answers))
+        signed.append(sign(numbers, texts.prompts, texts.answers))
     return signed

@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunesmith.data.checks import duplicates
+from tunesmith.data.checks.duplicates import duplicate_findings, leakage_findings
 from tunesmith.data.checks.rewards import RewardReport
+from tunesmith.data.checks.signatures import concatenate
 from tunesmith.data.checks.tokens import set_findings
 from tunesmith.data.findings import CODES, Finding, FindingLog
 from tunesmith.data.formats import late_columns
@@ -94,13 +95,13 @@ def conclude(
     if not part.num_rows:
         log.add(Finding("D306", None, None, "there is no row in it"))
     if part.signatures:
-        signed = duplicates.concatenate(part.signatures)
+        signed = concatenate(part.signatures)
         # The same prompt with several answers is what preferences and unpaired answers are made of.
         several = part.layout.kind in ("preference", "unpaired")
-        found = duplicates.duplicate_findings(signed)
+        found = duplicate_findings(signed)
         log.extend(each for each in found if not (several and each.code == "D305"))
         if part.evaluation:
-            log.extend(duplicates.leakage_findings(signed, duplicates.concatenate(part.evaluation)))
+            log.extend(leakage_findings(signed, concatenate(part.evaluation)))
     tokens = None
     if part.tokens and model:
         log.extend(set_findings(part.tokens, part.layout, model.tokenizer, model.vocab_size))
