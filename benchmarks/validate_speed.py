@@ -91,12 +91,15 @@ def write_rows(path: Path, number: int) -> float:
 
 def check(path: str, groups: tuple[str, ...], *, duplicates: bool = False) -> dict[str, Any]:
     """Check all rows of a file, in this process."""
+    from py3langid.langid import classify
+
     from tunesmith.config.run_config import DatasetSource
     from tunesmith.data.partial import Checks, check_batches
     from tunesmith.data.report import conclude
     from tunesmith.data.row_source import open_rows
     from tunesmith.data.validate import told_format
 
+    classify("loads its model, which is no work on the data")
     rows = open_rows(DatasetSource(path=path))
     layout, _ = told_format(rows, "sft", {})
     assert layout is not None

@@ -97,7 +97,7 @@ class Screen:
             return _all(column)
         flags = [self._words(content)]
         if "structure" in self._groups:
-            said = role.replace_strict(self._standard, default=None, return_dtype=pl.String)
+            said = self._standard_roles(role)
             speaks = (said == "user") | (said == "assistant")
             flags += [said.is_null(), content.is_null(), said == "tool", messages.is_null()]
             flags.append(speaks & content.str.contains(text.BLANK))
@@ -112,6 +112,12 @@ class Screen:
         return (
             bad | lengths.is_null() | (lengths == 0) | self._order(said, owners, lengths, slot, single=single)
         )
+
+    def _standard_roles(self, role: pl.Series) -> pl.Series:
+        """The standard names of roles; null for those that are unknown."""
+        if all(said == standard for said, standard in self._standard.items()):
+            return role.set(~role.is_in(list(self._standard)), None)
+        return role.replace_strict(self._standard, default=None, return_dtype=pl.String)
 
     def _is_loud(self, key: str) -> bool:
         return key not in (*_QUIET_KEYS, self._layout.role_key, self._layout.content_key)
@@ -205,16 +211,8 @@ def _may_hold_controls(column: pl.Series) -> bool:
     if buffer is None:
         return False
     characters = np.frombuffer(buffer, dtype=np.uint8)
-
-    def count(character: int) -> int:
-        return int(np.count_nonzero(characters == character))
-
-    newlines = count(0x0A)
-    # Wrapped around, everything below the space lies above the tilde: in plain text that is newlines alone.
-    if int(np.count_nonzero(characters - np.uint8(0x20) >= 0x5F)) == newlines:
-        return False
-    below_space = int(np.count_nonzero(characters < 0x20))
-    if below_space != newlines + count(0x09) + count(0x0C) + count(0x0D) or count(0x7F):
+    below_space = characters[characters < 0x20]
+    if not np.isin(below_space, (0x09, 0x0A, 0x0C, 0x0D)).all() or (characters == 0x7F).any():
         return True
     # C1 characters are C2 and a byte below A0 in UTF-8.
     leads = np.flatnonzero(characters[:-1] == 0xC2)

@@ -63,7 +63,7 @@ def texts_of(batch: Batch, layout: Layout) -> RowTexts:
         _joined(answered, batch.num_rows),
         pair[0] if len(pair) == 2 else None,
         pair[1] if len(pair) == 2 else None,
-        labels.whole if labels is not None else None,
+        labels.last if labels is not None else None,
         columns["messages"].turns if "messages" in columns else None,
     )
 
@@ -75,11 +75,13 @@ def _answer_length(words: _Words, layout: Layout) -> pl.Series:
 
 
 class _Words(NamedTuple):
-    """Of one slot: all but the last message, the last message, both, and how many messages there are."""
+    """Of one slot: what stands before its last message, the last message, and how many messages there are.
+
+    A label has itself in the place of both.
+    """
 
     before: pl.Series
     last: pl.Series
-    whole: pl.Series
     turns: pl.Series | None = None
 
 
@@ -104,13 +106,13 @@ def _columns(frame: pl.DataFrame, layout: Layout) -> dict[str, _Words] | None:
 def _words_of_column(column: pl.Series, layout: Layout, slot: str) -> _Words | None:
     empty = pl.repeat("", len(column), eager=True, dtype=pl.String)
     if slot in ("tools", "history"):
-        return _Words(empty, empty, empty)
+        return _Words(empty, empty)
     if slot == "label":
-        return _Words(empty, empty, column) if column.dtype == pl.Boolean else None
+        return _Words(column, column) if column.dtype == pl.Boolean else None
     if column.dtype == pl.String:
         text = column.fill_null("")
         # A text column that stands before the answer is all before; one that is the answer is all last.
-        return _Words(text if slot in ("system", "prompt", "user", "input") else empty, text, text)
+        return _Words(text if slot in ("system", "prompt", "user", "input") else empty, text)
     if isinstance(column.dtype, pl.Struct):
         return _words_of_message(column, layout)
     if not (isinstance(column.dtype, pl.List) and isinstance(column.dtype.inner, pl.Struct)):
@@ -120,13 +122,13 @@ def _words_of_column(column: pl.Series, layout: Layout, slot: str) -> _Words | N
         return None
     said = column.list.eval(pl.element().struct.field(layout.content_key)).list.drop_nulls()
     every = pl.col(said.name)
+    # All of a prompt stands before the answer; of other conversations all but the last message.
+    num_before = every.list.len().cast(pl.Int64) - (slot != "prompt")
     frame = said.to_frame().select(
-        before=every.list.head((every.list.len().cast(pl.Int64) - 1).clip(0)).list.join("\n").fill_null(""),
+        before=every.list.head(num_before.clip(0)).list.join("\n").fill_null(""),
         last=every.list.last().fill_null(""),
-        whole=every.list.join("\n").fill_null(""),
     )
-    before = frame["whole"] if slot == "prompt" else frame["before"]
-    return _Words(before, frame["last"], frame["whole"], column.list.len().fill_null(0))
+    return _Words(frame["before"], frame["last"], column.list.len().fill_null(0))
 
 
 def _has_calls(column: pl.Series, fields: Mapping[str, Any]) -> bool:
@@ -144,14 +146,14 @@ def _words_of_message(column: pl.Series, layout: Layout) -> _Words | None:
     if content.dtype != pl.String:
         return None
     text = content.fill_null("")
-    return _Words(pl.repeat("", len(column), eager=True, dtype=pl.String), text, text)
+    return _Words(pl.repeat("", len(column), eager=True, dtype=pl.String), text)
 
 
 def _words_of_rows(rows: Sequence[Row | BadRow], path: str, layout: Layout, slot: str) -> dict[str, _Words]:
     values = [None if isinstance(row, BadRow) else get_path(row, path) for row in rows]
     if slot == "label":
         labels = pl.Series([read_label(value) for value in values], dtype=pl.Boolean)
-        return {slot: _Words(labels, labels, labels)}
+        return {slot: _Words(labels, labels)}
     if slot == "ranked":
         sides = {"chosen": 0, "rejected": 1}
         return {
@@ -167,14 +169,15 @@ def _item(values: Any, index: int) -> Any:
 
 def _words_of_values(values: Sequence[Any], layout: Layout, slot: str) -> _Words:
     parts = [_pieces(value, layout, slot) for value in values]
-    before = [_text("\n".join(each if slot == "prompt" else each[:-1])) for each in parts]
+    all_before = slot in ("prompt", "system", "user", "input")
+    before = [_text("\n".join(each if all_before else each[:-1])) for each in parts]
     last = [_text(each[-1]) if each else "" for each in parts]
-    whole = [_text("\n".join(each)) for each in parts]
-    if slot in ("system", "user", "input"):
-        before = whole
-    turns = pl.Series([len(value) if isinstance(value, list) else 0 for value in values], dtype=pl.UInt32)
-    columns = [pl.Series(each, dtype=pl.String) for each in (before, last, whole)]
-    return _Words(columns[0], columns[1], columns[2], turns)
+    turns = [len(value) if isinstance(value, list) else 0 for value in values]
+    return _Words(
+        pl.Series(before, dtype=pl.String),
+        pl.Series(last, dtype=pl.String),
+        pl.Series(turns, dtype=pl.UInt32),
+    )
 
 
 def _pieces(value: Any, layout: Layout, slot: str) -> list[str]:
