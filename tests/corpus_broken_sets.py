@@ -302,7 +302,7 @@ MODEL = [
     planted("an empty answer before a template", messages, "messages[4].content", "", "D004", model=_MARKED),
     Case("pairs that are cut", "dpo", [*pair_text.rows(11),
          pair_text.make(11) | {"chosen": "so and so, " * 400}],
-         (("D205", 11, None), ("D207", None, None)), model=_MARKED),
+         (("D205", 11, "chosen"), ("D207", None, None)), model=_MARKED),
 ]  # fmt: skip
 
 BROKEN_SETS: list[Case] = [*FILES, *SETS, *SAFETY, *MODEL]

@@ -48,7 +48,7 @@ def test_json_has_the_pieces_and_the_counts(tiny_model: Path):
     rows = ran.document["rows"]
     assert [row["row"] for row in rows] == [1, 3]
     assert all(0 < row["num_learned"] < row["num_tokens"] for row in rows)
-    assert {"text", "loss", "special"} == rows[0]["pieces"][0].keys()
+    assert {"text", "loss", "special", "cut"} == rows[0]["pieces"][0].keys()
 
 
 @pytest.mark.parametrize("answer", ["Blue.", "Grüße 🙂🙂 aus 京都", "two\nlines", "🙂"])
@@ -86,6 +86,12 @@ def test_a_row_that_can_not_be_trained_on_shows_its_fault(tiny_model: Path):
 def test_rows_beyond_max_length_say_what_is_cut(tiny_model: Path):
     ran = tunesmith("preview", "chats.jsonl", "--model", str(tiny_model), "--max-length", "10", "-n", "1")
     assert "beyond max_length are cut" in ran.out
+    assert "✂ max_length cuts here ✂" in ran.out
+    row = tunesmith(
+        "preview", "chats.jsonl", "--model", str(tiny_model), "--max-length", "10", "-n", "1", "--json"
+    ).document["rows"][0]
+    assert row["num_learned"] == 0
+    assert not any(piece["loss"] for piece in row["pieces"] if piece["cut"])
 
 
 def test_a_seed_takes_rows_from_anywhere_and_the_same_ones_again(tiny_model: Path):
@@ -100,5 +106,5 @@ def test_without_a_model_or_without_rows_it_says_what_to_do(tiny_model: Path):
     assert ran.code == 2
     assert "preview needs the model" in ran.err
     none = tunesmith("preview", "chats.jsonl", "--model", str(tiny_model), "--row", "99")
-    assert none.code == 0
-    assert "there are no such rows" in none.err
+    assert none.code == 2
+    assert "there is no row 99: rows are numbered from 0 to 7" in none.err

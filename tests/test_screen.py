@@ -99,7 +99,7 @@ def test_texts_are_the_same_by_columns_and_row_by_row(case, tmp_path):
 
 def as_lists(texts) -> dict:
     columns = texts._asdict().items()
-    return {name: column.to_list() if column is not None else None for name, column in columns}
+    return {name: list(column) if column is not None else None for name, column in columns}
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name not in JUDGED])

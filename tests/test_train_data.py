@@ -90,7 +90,7 @@ def test_rows_that_can_not_be_trained_on_stop_it_before_anything_is_written(tiny
     write_jsonl(Path("bad.jsonl"), rows)
     ran = train(tiny_model, "bad.jsonl")
     assert ran.code == 2
-    assert "row 5: messages[1].content is null [D003], and 1 more like it" in ran.err
+    assert "row 5: messages[1].content is null [D003], and 1 more finding" in ran.err
     assert "tunesmith validate bad.jsonl --method sft shows all" in ran.err
     assert not Path("runs").exists()
 

@@ -117,20 +117,15 @@ def test_fix_converts_to_the_standard_columns():
     }
 
 
-def test_fix_never_writes_over_anything_and_says_when_nothing_would_stay():
+def test_fix_never_writes_over_anything():
     for name, says in (
-        ("good.jsonl", "exists already"),
+        ("bad.jsonl", "exists already"),
         ("out.csv", "writes JSON lines"),
         ("no/x.jsonl", "no folder"),
     ):
         ran = tunesmith("validate", "good.jsonl", "--fix", name)
         assert ran.code == 2
         assert says in ran.err
-    write_jsonl(Path("hopeless.jsonl"), [{"messages": None}] * 3)
-    ran = tunesmith("validate", "hopeless.jsonl", "--fix", "clean.jsonl")
-    assert ran.code == 2
-    assert "no row would stay" in ran.err
-    assert not Path("clean.jsonl").exists()
 
 
 def test_a_guess_is_shown_with_its_evidence_and_can_be_overridden():
@@ -315,7 +310,7 @@ def test_in_a_folder_of_files_the_file_and_its_row_are_named():
     write_jsonl(folder / "b.jsonl", [rows[5], {"messages": None}, *rows[6:]])
     ran = tunesmith("validate", "both")
     assert ran.code == 1
-    assert f"  {(folder / 'b.jsonl').absolute()}, row 1: row 6, messages: is null" in ran.out.splitlines()
+    assert f"  {(folder / 'b.jsonl').absolute()}, row 1, messages: is null" in ran.out.splitlines()
     document = tunesmith("validate", "both", "--json").document
     assert list(document["files"].values()) == [0, 5]
 
@@ -340,3 +335,153 @@ def test_fix_says_that_it_converted_only_where_it_did():
         "chosen": [{"role": "assistant", "content": "yes indeed"}],
         "rejected": [{"role": "assistant", "content": "no"}],
     }
+
+
+def test_no_output_is_written_over_what_is_read():
+    before = Path("good.jsonl").read_bytes()
+    for option in ("--findings", "--html"):
+        ran = tunesmith("validate", "good.jsonl", option, "good.jsonl")
+        assert ran.code == 2
+        assert "would write over what is read" in ran.err
+    assert Path("good.jsonl").read_bytes() == before
+    twice = tunesmith("validate", "good.jsonl", "--findings", "x", "--html", "x")
+    assert twice.code == 2
+
+
+def test_a_missing_a_doubled_and_a_differing_shard_are_refused(tiny_model: Path):
+    for index in range(2):
+        tunesmith("validate", "good.jsonl", "--shard", f"{index}/2", "--out", f"{index}.npz")
+    tunesmith("validate", "good.jsonl", "--shard", "1/2", "--out", "odd.npz", "--no-duplicates")
+    for given, says in {
+        ("0.npz",): "shard 1 of 2 is missing",
+        ("0.npz", "0.npz", "1.npz"): "a shard is given twice",
+        ("0.npz", "odd.npz"): "checked in different ways",
+        ("bad.jsonl",): "is no shard that can be merged",
+    }.items():
+        ran = tunesmith("validate", "--merge", *given)
+        assert ran.code == 2
+        assert says in ran.err
+    ran = tunesmith("validate", "--merge", "0.npz", "1.npz", "--model", str(tiny_model))
+    assert ran.code == 2
+    assert "without a model" in ran.err
+
+
+def test_shards_checked_with_a_model_are_concluded_with_it(tiny_model: Path):
+    model = ("--model", str(tiny_model), "--max-length", "30")
+    for index in range(2):
+        tunesmith("validate", "good.jsonl", "--shard", f"{index}/2", *model)
+    paths = sorted(map(str, Path().glob("good*.npz")))
+    assert "add --model" in tunesmith("validate", "--merge", *paths).err
+    merged = tunesmith("validate", "--merge", *paths, *model, "--json")
+    whole = tunesmith("validate", "good.jsonl", *model, "--json")
+    assert merged.code == whole.code == 1
+    assert merged.document == whole.document
+    assert merged.document["counts"]["D207"] == 1
+
+
+def test_a_shard_file_holds_no_text_of_the_rows():
+    rows = distinct_chats(12)
+    rows[4]["messages"][1]["content"] += " Remember the word quizzaciously."
+    write_jsonl(Path("text.jsonl"), rows)
+    tunesmith("validate", "text.jsonl", "--shard", "0/1", "--out", "s.npz")
+    assert b"quizzaciously" not in Path("s.npz").read_bytes()
+
+
+def test_rows_that_differ_in_history_label_turns_or_columns_are_no_copies():
+    alike = {
+        "sft": [
+            {"instruction": "And then?", "input": "", "output": "Yes.", "history": [["One?", "Two."]]},
+            {"instruction": "And then?", "input": "", "output": "Yes.", "history": [["Six?", "Ten."]]},
+        ],
+        "kto": [
+            {"prompt": "Why is it so?", "completion": "It is so.", "label": each} for each in (True, False)
+        ],
+        "grpo": [{"prompt": "Write a function.", "tests": each} for each in ("assert f(1)", "assert f(2)")],
+    }
+    for method, rows in alike.items():
+        write_jsonl(Path(f"{method}.jsonl"), rows)
+        counts = tunesmith("validate", f"{method}.jsonl", "--method", method, "--json").document["counts"]
+        assert "D301" not in counts, method
+
+
+def test_what_is_dropped_and_repaired_leaves_nothing_to_refuse():
+    said = {"role": "user", "content": "Why is it so?"}, {"role": "assistant", "content": "It is so."}
+    trailing = [*said, {"role": "user", "content": "Bye"}]
+    pairs = [{"chosen": trailing, "rejected": list(said)}, {"chosen": [*said], "rejected": [said[0], said[0] | {
+        "role": "assistant"}]}]  # fmt: skip
+    write_jsonl(Path("pairs.jsonl"), pairs)
+    ran = tunesmith("validate", "pairs.jsonl", "--method", "dpo", "--fix", "clean.jsonl", "--json")
+    assert ran.document["counts"]["D101"] == 1
+    again = tunesmith("validate", "clean.jsonl", "--method", "dpo", "--json").document
+    assert again["fit"]
+    assert again["num_rows"] == 1
+
+
+def test_a_system_column_and_tools_are_kept_by_the_conversion():
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    cases = {
+        "sft": ({"system": "Be brief.", "prompt": "Why?", "completion": "So."}, "messages"),
+        "dpo": ({"system": "Be brief.", "prompt": "Why?", "chosen": "So.", "rejected": "No."}, "prompt"),
+        "grpo": ({"prompt": [{"role": "user", "content": "Why?"}], "tools": [tool]}, "prompt"),
+    }
+    for method, (row, column) in cases.items():
+        write_jsonl(Path(f"{method}.jsonl"), [row])
+        tunesmith("validate", f"{method}.jsonl", "--method", method, "--fix", f"{method}-clean.jsonl")
+        clean = json.loads(Path(f"{method}-clean.jsonl").read_text())
+        if "system" in row:
+            assert clean[column][0] == {"role": "system", "content": "Be brief."}
+        else:
+            assert clean["tools"] == [tool]
+
+
+def test_images_beside_the_text_are_pointed_out():
+    row = {**distinct_chats(1)[0], "images": ["a.png"]}
+    write_jsonl(Path("images.jsonl"), [row])
+    assert tunesmith("validate", "images.jsonl", "--json").document["counts"] == {"D014": 1}
+
+
+def test_a_part_that_the_rows_have_no_place_for_is_refused():
+    write_jsonl(Path("alpaca.jsonl"), [{"instruction": "Why?", "output": "So.", "fns": "[]"}])
+    ran = tunesmith("validate", "alpaca.jsonl", "--map", "label=fns")
+    assert ran.code == 2
+    assert "label has no place in alpaca rows of sft" in ran.err
+
+
+def test_secrets_in_tool_calls_and_thoughts_are_found_and_in_messages_of_findings_not_shown():
+    secret = "hf_" + "aB3dE5fG7hJ9kL1mN2pQ4rS6tU8vW0xYzA"
+    rows = distinct_chats(3)
+    rows[0]["messages"][1]["reasoning_content"] = f"The key is {secret}."
+    rows[1]["messages"][0]["role"] = secret
+    write_jsonl(Path("hidden.jsonl"), rows)
+    ran = tunesmith("validate", "hidden.jsonl")
+    assert "row 0, messages[1].reasoning_content: holds what looks like a Hugging Face token" in ran.out
+    assert "row 1, messages[0].role: is at fault; it holds what looks like a secret" in ran.out
+    assert secret not in ran.out
+
+
+def test_fix_of_hopeless_data_still_shows_the_report():
+    write_jsonl(Path("hopeless.jsonl"), [{"messages": None}] * 3)
+    ran = tunesmith("validate", "hopeless.jsonl", "--fix", "clean.jsonl")
+    assert ran.code == 1
+    assert "error D003 field is null: 3" in ran.out
+    assert "no clean copy: no row would stay" in ran.err
+    assert not Path("clean.jsonl").exists()
+
+
+def test_the_next_line_keeps_the_options():
+    write_jsonl(Path("my data.jsonl"), [{"Frage": f"Was ist {i}?", "Antwort": f"{i} eben"} for i in range(3)])
+    ran = tunesmith("validate", "my data.jsonl", "--map", "user=Frage", "--map", "assistant=Antwort")
+    assert (
+        "next:  tunesmith validate 'my data.jsonl' --method sft --map user=Frage --map assistant=Antwort "
+        "--model" in ran.err
+    )
+
+
+def test_a_folder_of_files_that_would_be_passed_over_is_refused():
+    folder = Path("mixed")
+    folder.mkdir()
+    write_jsonl(folder / "a.jsonl", distinct_chats(3))
+    (folder / "b.csv").write_text("question,answer\nWhy?,So.\n")
+    ran = tunesmith("validate", "mixed")
+    assert ran.code == 2
+    assert "would not be read" in ran.err

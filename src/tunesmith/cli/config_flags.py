@@ -40,7 +40,9 @@ def _flag(name: str) -> inspect.Parameter:
     is_switch = field.annotation in (bool, bool | None)
     names = f"{option}/--no-{option.removeprefix('--')}" if is_switch else option
     shown = (
-        "" if field.default in (None, False, True) or field.is_required() else f" (default: {field.default})"
+        ""
+        if field.default in (None, False, True, (), {}) or field.is_required()
+        else f" (default: {field.default})"
     )
     annotation: Any = Annotated[
         bool | None if is_switch else str | None,

@@ -22,6 +22,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 # Around text with loss, where there are no colours.
 OPEN, CLOSE = "⟦", "⟧"
+CUT = "✂ max_length cuts here ✂"
 
 
 @app.command(cls=PlainHelpCommand)
@@ -49,7 +50,7 @@ def preview(
                 fix="add --model, a Hub id or a folder",
             )
         with libraries_logged(), DataProgress(out) as view:
-            from tunesmith.data.formats import parse_map
+            from tunesmith.data.column_map import parse_map
             from tunesmith.data.preview import preview as look
 
             fit = model_fit(model, chat_template, view.phase)
@@ -60,10 +61,8 @@ def preview(
             )  # fmt: skip
         for each in found.rows:
             show(out, each)
-        if found.rows:
-            out.say(f"{data} is read as {found.layout.name}; {_legend(out)}")
-        else:
-            out.say("there are no such rows", style="yellow")
+        legend = f"; {_legend(out)}" if any(row.num_learned for row in found.rows) else ""
+        out.say(f"{data} is read as {found.layout.name}{legend}")
         shown = [each.as_dict() for each in found.rows]
         out.document(data=data, format=found.layout.name, method=method, rows=shown)
 
@@ -76,29 +75,33 @@ def show(out: Output, row: PreviewRow) -> None:
         return
     share = row.num_learned / max(1, row.num_tokens)
     cut = f", {row.num_cut:,} beyond max_length are cut" if row.num_cut else ""
-    head = f"{name}: {row.num_tokens:,} tokens, {row.num_learned:,} carry loss ({share:.0%}){cut}"
+    loss = f"{row.num_learned:,} carry loss ({share:.0%})"
+    head = f"{name}: {row.num_tokens:,} tokens, {'the model writes the rest' if row.is_prompt else loss}{cut}"
     out.styled_text(Text(head, style="bold"))
     out.styled_text(_body(row, colours=out.has_colours))
     out.styled_text(Text())
 
 
 def _body(row: PreviewRow, *, colours: bool) -> Text:
-    text = Text()
+    text, is_cut = Text(), False
     for loss, pieces in _runs(row):
         text.append(OPEN if loss and not colours else "")
-        for said, special in pieces:
+        for said, special, beyond in pieces:
+            if beyond and not is_cut:
+                is_cut = True
+                text.append(CUT, style="bold red")
             style = ("green" if loss else "dim") + (" reverse" if special else "")
             text.append(said, style=style)
         text.append(CLOSE if loss and not colours else "")
     return text
 
 
-def _runs(row: PreviewRow) -> list[tuple[bool, list[tuple[str, bool]]]]:
-    runs: list[tuple[bool, list[tuple[str, bool]]]] = []
+def _runs(row: PreviewRow) -> list[tuple[bool, list[tuple[str, bool, bool]]]]:
+    runs: list[tuple[bool, list[tuple[str, bool, bool]]]] = []
     for piece in row.pieces:
         if not runs or runs[-1][0] != piece.loss:
             runs.append((piece.loss, []))
-        runs[-1][1].append((piece.text, piece.special))
+        runs[-1][1].append((piece.text, piece.special, piece.cut))
     return runs
 
 

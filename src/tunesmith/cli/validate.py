@@ -13,7 +13,8 @@ from tunesmith.cli.library_log import libraries_logged
 from tunesmith.cli.output import DebugFlag, JsonFlag, Output, verb
 from tunesmith.cli.plain_help import PlainHelpCommand
 from tunesmith.cli.validate_request import Flags, findings_file, refuse_odd_combinations, request_of
-from tunesmith.cli.verdict import say_fixed, say_verdict
+from tunesmith.cli.verdict import next_line, say_fixed, say_verdict
+from tunesmith.errors import ConfigError, DataError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -66,19 +67,21 @@ def _report(out: Output, flags: Flags) -> bool:
     from tunesmith.data.tokens import all_cores
     from tunesmith.data.validate import validate as run_checks
 
-    fixes = Fixes() if flags.fix else None
+    fixes = Fixes(frozenset(flags.allow)) if flags.fix else None
     with libraries_logged(), DataProgress(out) as view, findings_file(flags.findings) as stream, all_cores():
         request = request_of(flags, view, stream, fixes)
         report = _merged(flags, request) if flags.merge else run_checks(request)
-        if flags.fix and fixes and report.layout:
-            _write_clean(flags.fix, request, report, fixes)
+        nothing_left = _write_clean(flags.fix, request, report, fixes) if fixes else None
     document = report.as_dict()
     status = "done" if report.fit else "findings"
     if flags.html:
         _write_page(flags.html, {"command": "validate", "status": status, **document}, request, report)
-    say_verdict(out, report, flags.fix)
-    if flags.fix and fixes and report.layout:
-        say_fixed(out, flags.fix, fixes)
+    say_verdict(out, report)
+    if flags.fix and fixes:
+        say_fixed(out, flags.fix, fixes, nothing_left)
+    next_command = next_line(report, flags, mends=bool(fixes))
+    if next_command:
+        out.say(f"next:  {next_command}")
     if flags.html:
         out.say(f"report: {flags.html}")
     out.document(status, **document, **({"fixed": fixes.as_dict()} if fixes else {}))
@@ -99,7 +102,7 @@ def _keep_shard(out: Output, flags: Flags) -> bool:
     part.save(path)
     counts = dict(sorted(part.log.counts.items()))
     out.say(f"shard {index} of {number}: {part.num_rows:,} rows, {sum(counts.values()):,} findings")
-    out.say(f"next:  the other shards, then tunesmith validate --merge {name}.shard-*-of-{number}.npz")
+    out.say("next:  the other shards, then tunesmith validate --merge with the files of all of them")
     out.data(str(path))
     out.document(shard=[index, number], path=str(path), num_rows=part.num_rows, counts=counts)
     return True
@@ -110,14 +113,30 @@ def _merged(flags: Flags, request: Any) -> Any:
     from tunesmith.data.report import conclude
 
     whole = merged([Partial.load(Path(path)) for path in flags.data])
-    return conclude(", ".join(flags.data), whole, allowed=request.allowed, model=request.model)
+    told = request.model.name if request.model else None
+    if whole.checked["model"] != told:
+        theirs = whole.checked["model"]
+        theirs = whole.checked["model"]
+        raise ConfigError(
+            f"the shards were checked {f'with {theirs}' if theirs else 'without a model'}",
+            where="--model",
+            fix=f"add --model {theirs}" if theirs else "leave --model out",
+        )
+    return conclude(str(whole.checked["data"]), whole, allowed=request.allowed, model=request.model)
 
 
-def _write_clean(path: Path, request: Any, report: Any, fixes: Any) -> None:
+def _write_clean(path: Path | None, request: Any, report: Any, fixes: Any) -> DataError | None:
+    """Write the clean copy; returns why there is none."""
     from tunesmith.data.fix import write_clean
     from tunesmith.data.row_source import open_rows
 
-    write_clean(path, open_rows(request.source), report.layout, fixes)
+    if path is None or report.layout is None:
+        return DataError("the format is not known, so nothing was written")
+    try:
+        write_clean(path, open_rows(request.source), report.layout, fixes)
+    except DataError as error:  # no row would stay: the report is worth more than this
+        return error
+    return None
 
 
 def _write_page(path: Path, document: dict[str, Any], request: Any, report: Any) -> None:
@@ -125,4 +144,5 @@ def _write_page(path: Path, document: dict[str, Any], request: Any, report: Any)
     from tunesmith.data.page import page
     from tunesmith.runs.files import write_text_whole
 
-    write_text_whole(path, page(document, examples(request, report)))
+    shown = [] if request.merges else examples(request, report)
+    write_text_whole(path, page(document, shown))

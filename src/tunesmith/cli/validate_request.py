@@ -52,9 +52,9 @@ def request_of(flags: Flags, view: DataProgress, stream: Stream | None, fixes: F
         TunesmithError: something that the flags name doesn't exist or can't be loaded.
     """
     from tunesmith.data.checks.rewards import load_reward
+    from tunesmith.data.column_map import parse_map
     from tunesmith.data.findings import known_codes
     from tunesmith.data.fix import refuse_output
-    from tunesmith.data.formats import parse_map
     from tunesmith.data.partial import Checks
     from tunesmith.data.validate import Request
 
@@ -78,6 +78,7 @@ def request_of(flags: Flags, view: DataProgress, stream: Stream | None, fixes: F
         evaluation=evaluation,
         rewards=rewards,
         shard=_shard(flags.shard),
+        merges=flags.merge,
         stream=_both(stream, fixes.collect if fixes else None),
         progress=view.advance,
     )
@@ -117,9 +118,33 @@ def refuse_odd_combinations(flags: Flags) -> None:
             where="--reward",
             fix="add --method grpo",
         )
-    for name, path in (("--findings", flags.findings), ("--html", flags.html), ("--out", flags.out)):
-        if path and not path.absolute().parent.is_dir():
+    if (flags.eval_dataset or flags.eval_split) and not flags.duplicates:
+        raise ConfigError(
+            "--no-duplicates leaves nothing to find evaluation rows in the training data by",
+            where="command line",
+            fix="leave --no-duplicates out",
+        )
+    _refuse_outputs(flags)
+
+
+def _refuse_outputs(flags: Flags) -> None:
+    """Make sure that what is written has a folder, is none of what is read, and is written once."""
+    read = [Path(each).expanduser().resolve() for each in (*flags.data, flags.eval_dataset) if each]
+    named = {"--findings": flags.findings, "--html": flags.html, "--out": flags.out, "--fix": flags.fix}
+    written: set[Path] = set()
+    for name, path in named.items():
+        if path is None:
+            continue
+        if not path.absolute().parent.is_dir():
             raise ConfigError(f"there is no folder {path.parent}", where=name, fix="make it first")
+        target = path.resolve()
+        if target in written or any(target == each or each in target.parents for each in read):
+            raise ConfigError(
+                f"{name} {path} would write over what is read, or over another output",
+                where=name,
+                fix="choose another name, outside of the data",
+            )
+        written.add(target)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,31 +11,74 @@ from rich.markup import escape
 from tunesmith.cli.output import Output
 
 if TYPE_CHECKING:
+    from tunesmith.cli.validate_request import Flags
     from tunesmith.data.findings import Finding
     from tunesmith.data.fix import Fixes
     from tunesmith.data.report import Report
+    from tunesmith.errors import DataError
 
 SHOWN_PER_CODE = 3
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 
 
-def say_verdict(out: Output, report: Report, fixed: Path | None = None) -> None:
-    """What was read, every code that was found with its first places, lengths, verdict, and the way on."""
+def say_verdict(out: Output, report: Report) -> None:
+    """What was read, every code that was found with its first places, lengths, and verdict."""
     for line in _lines(report):
         out.styled(line)
-    next_command = _next(report, fixed)
-    if next_command:
-        out.say(f"next:  {next_command}")
 
 
-def say_fixed(out: Output, path: Path | None, fixes: Fixes) -> None:
+def say_fixed(out: Output, path: Path, fixes: Fixes, nothing_left: DataError | None) -> None:
     """What --fix did."""
+    if nothing_left:
+        out.say(f"no clean copy: {nothing_left.message}", style="yellow")
+        return
     parts = [f"{count:,} dropped ({code})" for code, count in sorted(fixes.dropped.items())]
     parts += [f"{count:,} repaired ({code})" for code, count in sorted(fixes.repaired.items())]
     parts += ["converted to the standard columns"] if fixes.converted else []
     out.say(
-        f"clean copy: {path} with {fixes.num_rows:,} rows; {', '.join(parts) or 'nothing had to be changed'}"
+        f"clean copy: {path} with {fixes.num_rows:,} rows; {', '.join(parts) or 'no row had to be changed'}"
     )
+
+
+def next_line(report: Report, flags: Flags, *, mends: bool) -> str | None:
+    """The command to give next, with the options of this one, or None."""
+    from tunesmith.data.fix import DROPPED
+
+    if flags.merge:
+        return None
+    if report.layout is None:
+        return f"{_command(flags)} --map SLOT=COLUMN    such as --map user=COLUMN --map assistant=COLUMN"
+    if mends:
+        return _command(flags, data=str(flags.fix), maps=[]) if report.num_rows else None
+    found = [finding for finding in report.log.kept() if finding.code in report.blocking]
+    if any(finding.row is not None and finding.code in DROPPED for finding in found):
+        return f"{_command(flags)} --fix clean.jsonl    writes a copy without those rows"
+    if "D207" in report.blocking and report.tokens:
+        return _command(flags, max_length=report.tokens["max_length_to_keep"]["99"])
+    if found:
+        return None
+    if report.tokens is None:
+        return f"{_command(flags)} --model MODEL    checks template, tokens and max_length"
+    return _command(flags, verb="preview")
+
+
+def _command(
+    flags: Flags,
+    *,
+    verb: str = "validate",
+    data: str | None = None,
+    maps: list[str] | None = None,
+    max_length: int | None = None,
+) -> str:
+    parts = ["tunesmith", verb, data or flags.data[0], "--method", flags.method]
+    for name, value in (("--model", flags.model), ("--chat-template", flags.chat_template)):
+        parts += [name, value] if value else []
+    length = max_length or flags.max_length
+    parts += ["--max-length", str(length)] if flags.model and length != 1024 else []
+    parts += ["--split", flags.split] if flags.split != "train" and data is None else []
+    for each in flags.maps if maps is None else maps:
+        parts += ["--map", each]
+    return shlex.join(parts)
 
 
 def _lines(report: Report) -> list[str]:
@@ -44,28 +88,12 @@ def _lines(report: Report) -> list[str]:
     if layout:
         lines += [f"  {escape(said)}" for said in layout.evidence]
         if layout.overrides:
-            lines.append(
-                f"  [dim]that is {escape(layout.overrides)}; name other columns to read it otherwise[/]"
-            )
+            lines.append(f"  [dim]the same as {escape(layout.overrides)}[/]")
     counts = report.log.counts
     for code in _by_level(report):
         lines += _code_lines(report, code, counts[code])
     lines += ["", *_statistics(report)]
     return [*lines, _verdict(report)]
-
-
-def _next(report: Report, fixed: Path | None) -> str | None:
-    from tunesmith.data.fix import DROPPED
-
-    command = f"tunesmith validate {report.data} --method {report.method}"
-    if report.layout is None or fixed:
-        return None
-    if not report.fit:
-        mended = any(code in DROPPED for code in report.blocking)
-        return f"{command} --fix clean.jsonl    writes a copy without those rows" if mended else None
-    if report.tokens is None:
-        return f"{command} --model MODEL    checks template, tokens and max_length"
-    return f"tunesmith preview {report.data} --method {report.method} --model {report.tokens['model']}"
 
 
 def _by_level(report: Report) -> list[str]:
@@ -84,14 +112,16 @@ def _code_lines(report: Report, code: str, count: int) -> list[str]:
     shown = [finding for finding in report.log.kept() if finding.code == code][:SHOWN_PER_CODE]
     lines += [f"  {escape(_place(report, each))}: {escape(_short(each.message))}" for each in shown]
     if count > len(shown):
-        lines.append(f"  and {count - len(shown):,} more")
+        lines.append(f"  and {count - len(shown):,} more (--findings FILE writes all)")
     lines.append(f"  [dim]{escape(meaning.fix)}[/]")
     return lines
 
 
 def _place(report: Report, finding: Finding) -> str:
     found = report.file_of(finding.row)
-    return f"{found[0]}, row {found[1]}: {finding.place}" if found else finding.place
+    if found is None:
+        return finding.place
+    return ", ".join([f"{found[0]}, row {found[1]}", *([finding.field] if finding.field else [])])
 
 
 def _statistics(report: Report) -> list[str]:
@@ -126,7 +156,9 @@ def _spread(lengths: dict[str, Any], unit: str) -> str:
 
 def _verdict(report: Report) -> str:
     errors, warnings = (report.log.num_of(level) for level in ("error", "warning"))
-    said = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
+    allowed = sum(report.log.counts[code] for code in report.allowed)
+    said = f"{_count(errors - allowed, 'error')}, {_count(warnings, 'warning')}"
+    said += f", {allowed:,} allowed" if allowed else ""
     if report.fit:
         return f"[bold green]fit[/] for {report.method}: {said}"
     return f"[bold red]not fit[/] for {report.method}: {said}"

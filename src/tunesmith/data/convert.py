@@ -28,22 +28,11 @@ def convert(row: Row, layout: Layout) -> Row:
     return converter(row, layout)
 
 
-def canonical_columns(layout: Layout) -> list[str]:
-    """The columns that `convert` gives for a layout, those of prompts that ride along aside."""
-    return {
-        "conversation": [name for name in ("prompt", "completion") if name in layout.columns]
-        or (["text"] if "text" in layout.columns else ["messages", "tools"]),
-        "preference": ["prompt", "chosen", "rejected"],
-        "unpaired": ["prompt", "completion", "label"],
-        "prompts": ["prompt"],
-    }[layout.kind]
-
-
 def _conversation(row: Row, layout: Layout) -> Row:
     if "text" in layout.columns:
         return {"text": _value(row, layout, "text")}
     if "prompt" in layout.columns:
-        pair = {slot: _side(_value(row, layout, slot), layout) for slot in ("prompt", "completion")}
+        pair = {"prompt": _asked(row, layout), "completion": _side(_value(row, layout, "completion"), layout)}
         return pair | _tools(row, layout)
     if "messages" in layout.columns:
         return {"messages": _asked(row, layout)} | _tools(row, layout)
@@ -70,10 +59,11 @@ def _preference(row: Row, layout: Layout) -> Row:
 
 
 def _unpaired(row: Row, layout: Layout) -> Row:
-    label = {"label": read_label(_value(row, layout, "label"))}
+    label = {"label": read_label(_value(row, layout, "label"))} | _tools(row, layout)
     columns = layout.columns
     if "prompt" in columns and "completion" in columns:
-        return {slot: _side(_value(row, layout, slot), layout) for slot in ("prompt", "completion")} | label
+        completion = _side(_value(row, layout, "completion"), layout)
+        return {"prompt": _asked(row, layout), "completion": completion} | label
     messages = _asked(row, layout)
     slot = "completion" if "completion" in columns else "assistant"
     if slot in columns:
@@ -89,19 +79,19 @@ def _prompts(row: Row, layout: Layout) -> Row:
         prompt = prompt[:-1]
     used = {slot for name, slot in layout.columns.items() if name not in ("reference",)}
     rest = {name: value for name, value in row.items() if name not in used and name != "prompt"}
-    return {"prompt": prompt, **rest}
+    return {"prompt": prompt, **rest} | _tools(row, layout)
 
 
 def _asked(row: Row, layout: Layout) -> Any:
     """What comes before the answer: a list of messages, or plain text."""
     columns = layout.columns
-    if "prompt" in columns:
-        value = _value(row, layout, "prompt")
-        return value if isinstance(value, str) else _messages(value, layout)
     system = _value(row, layout, "system")
     start = [{"role": "system", "content": system}] if isinstance(system, str) and system.strip() else []
-    if "messages" in columns:
-        messages = _messages(_value(row, layout, "messages"), layout)
+    if "prompt" in columns or "messages" in columns:
+        value = _value(row, layout, "prompt" if "prompt" in columns else "messages")
+        if isinstance(value, str):
+            return value
+        messages = _messages(value, layout)
         return messages if messages and messages[0]["role"] == "system" else start + messages
     if "user" not in columns:
         return []
@@ -149,16 +139,22 @@ def _message(message: Message, layout: Layout) -> Message:
         content = "".join(part if isinstance(part, str) else part["text"] for part in content)
     if kept.get("tool_calls"):
         kept["tool_calls"] = [_plain_call(call) for call in calls_of(kept["tool_calls"]) or ()]
+    if kept.get("train") is False:  # Axolotl's way to say OpenAI's `weight: 0`
+        kept["weight"] = 0
     # Templates that know tool calls ask `content is none`; a missing key would be another thing to them.
     return kept | {"role": layout.roles.get(str(said), said), "content": content}
 
 
 def _plain_call(call: Any) -> Any:
     """A tool call with its arguments as an object: templates write JSON themselves."""
-    inner = call.get("function") if isinstance(call, dict) else None
-    if isinstance(inner, dict) and isinstance(inner.get("arguments"), str):
-        return call | {"function": inner | {"arguments": parsed(inner["arguments"])}}
-    return call
+    if not isinstance(call, dict):
+        return call
+    nested = isinstance(call.get("function"), dict)
+    inner = call["function"] if nested else call
+    if not isinstance(inner.get("arguments"), str):
+        return call
+    inner = inner | {"arguments": parsed(inner["arguments"])}
+    return call | {"function": inner} if nested else inner
 
 
 def _tools(row: Row, layout: Layout) -> Row:
@@ -175,6 +171,10 @@ def _value(row: Row, layout: Layout, slot: str) -> Any:
     return None if value is MISSING else value
 
 
-def as_json_line(row: Row) -> str:
-    """A row as a line of a JSONL file."""
-    return json.dumps(row, ensure_ascii=False) + "\n"
+def as_json_line(row: Row) -> bytes:
+    """A row as a line of a JSONL file; what JSON has no word for (dates, bytes) becomes text."""
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    try:
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:  # half a character: JSON can escape it
+        return json.dumps(row, default=str).encode() + b"\n"

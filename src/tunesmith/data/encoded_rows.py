@@ -22,7 +22,7 @@ from tunesmith.data.layout import Layout
 from tunesmith.data.partial import Checks, Partial, check_batches
 from tunesmith.data.row_source import RowSource, open_rows
 from tunesmith.data.tokens import IGNORED_LABEL, Encoded, Encoder, all_cores
-from tunesmith.data.validate import column_names
+from tunesmith.data.validate import column_names, given_for
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
@@ -48,20 +48,25 @@ class EncodedSource:
     num_left_out: int
 
 
-def encode_source(source: DatasetSource, config: RunConfig, tokenizer: Any) -> EncodedSource:
+def encode_source(
+    source: DatasetSource, config: RunConfig, tokenizer: Any, *, held_out: bool = False
+) -> EncodedSource:
     """The rows of `source`; those with errors are counted in its findings and left out.
+
+    Of `held_out` rows the map is used only where they have its columns.
 
     Raises:
         DataError: it can't be read, fits no format of the method, or holds no row.
     """
     rows = open_rows(source)
-    sample = rows.sample(source.map.values())
+    given = given_for(rows, source.map) if held_out else source.map
+    sample = rows.sample(given.values())
     if not sample:
         raise DataError(
             f"{source.path} has no rows", where=source.path, fix="give a dataset with at least one row"
         )
     known = column_names(sample)
-    layout = require(config.method, known, sample, source.map, source.path)
+    layout = require(config.method, known, sample, given, source.path)
     checked = check_batches(rows.batches(layout.root_columns), layout, config.method, Checks(), known=known)
     writer = _Writer(layout, config, tokenizer)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tunesmith.data.checks.pieces import strings
 from tunesmith.data.checks.rows import BadRow, Row
 from tunesmith.data.checks.secrets import find_secrets
 from tunesmith.data.preview import PreviewRow, Viewer
@@ -33,18 +34,22 @@ def examples(request: Request, report: Report) -> list[dict[str, Any]]:
             reasons[finding.row] = f"{finding.code}: {finding.field or 'the row'} {finding.message}"
     rows = open_rows(request.source)
     shown = [
-        {"row": number, "why": reasons[number], "text": text}
+        {"row": number, "why": reasons[number], "text": _text(row)}
         for number, row in rows.rows_at(sorted(reasons))
-        if not find_secrets(text := _text(row))
+        if not _holds_secrets(row)
     ]
     if request.model:
         viewer = Viewer(
             report.layout, Encoder(request.model.tokenizer, report.layout.kind), request.max_length
         )
         for number, row in rows.rows_at(range(RENDERED)):
-            if number not in reasons and not find_secrets(_text(row)):
+            if number not in reasons and not _holds_secrets(row):
                 shown += [_rendered(view) for view in viewer.view(number, row) if view.pieces]
     return shown
+
+
+def _holds_secrets(row: Row | BadRow) -> bool:
+    return any(find_secrets(text) for _, text in strings(row, ""))
 
 
 def _text(row: Row | BadRow) -> str:

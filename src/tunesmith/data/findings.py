@@ -5,9 +5,10 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from tunesmith.data.checks.secrets import find_secrets
 from tunesmith.errors import ConfigError
 
 Level = Literal["error", "warning", "info"]
@@ -136,7 +137,8 @@ class Finding:
     @property
     def place(self) -> str:
         """Where it is, as a person says it: `row 1731, messages[2].content`."""
-        parts = [] if self.row is None else [f"row {self.row}"]
+        what = "evaluation row" if self.code in ("D303", "D304") else "row"
+        parts = [] if self.row is None else [f"{what} {self.row}"]
         return ", ".join([*parts, *([self.field] if self.field else [])]) or "the whole set"
 
     def as_dict(self) -> dict[str, Any]:
@@ -152,6 +154,18 @@ def _order(finding: Finding) -> tuple[bool, int, str, str]:
     return finding.row is None, row, finding.field or "", finding.message
 
 
+def _showable(finding: Finding) -> Finding:
+    """`finding` without half characters, which no terminal and no file takes, and without secrets."""
+    message, place = (None if text is None else _escaped(text) for text in (finding.message, finding.field))
+    if finding.code[:2] != "D4" and message and find_secrets(message):
+        message = "is at fault; it holds what looks like a secret, so it is not shown"
+    return replace(finding, message=message or "", field=place)
+
+
+def _escaped(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass
 class FindingLog:
     """Exact counts by code, and the first findings of each code by row; logs of shards can be merged.
@@ -165,6 +179,7 @@ class FindingLog:
 
     def add(self, finding: Finding) -> None:
         """Count a finding, and keep it if it is among the first of its code."""
+        finding = _showable(finding)
         self.counts[finding.code] += 1
         if self.stream:
             self.stream(finding)

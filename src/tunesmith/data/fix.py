@@ -30,6 +30,7 @@ REPAIRED = frozenset({"D009", "D016"})
 class Fixes:
     """What to do about which row, collected from findings as they are made; then what was done."""
 
+    allowed: frozenset[str] = frozenset()
     drop: dict[int, str] = field(default_factory=dict)
     repair: dict[int, set[str]] = field(default_factory=dict)
     num_rows: int = 0
@@ -39,7 +40,8 @@ class Fixes:
 
     def collect(self, finding: Finding) -> None:
         """Take note of a finding; it is what a `FindingLog` streams to."""
-        if finding.row is None or finding.code in _ELSEWHERE:
+        accepted = finding.code in self.allowed and finding.code >= "D1"  # what is below can't be converted
+        if finding.row is None or finding.code in _ELSEWHERE or accepted:
             return
         if finding.code in DROPPED:
             self.drop.setdefault(finding.row, finding.code)
@@ -87,13 +89,13 @@ def write_clean(path: Path, rows: RowSource, layout: Layout, fixes: Fixes) -> Fi
             for code in sorted(fixes.repair.get(number, ())):
                 clean = _REPAIRS[code](clean)
                 fixes.repaired[code] += 1
-            file.write(as_json_line(clean).encode())
+            file.write(as_json_line(clean))
             fixes.num_rows += 1
         if not fixes.num_rows:
             raise DataError(
                 "no row would stay: each one has a fault that only you can mend",
                 where=rows.source.path,
-                fix="look at the findings above the line, and mend the data where they are made",
+                fix="mend the data where they are made",
             )
     return fixes
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from tunesmith.data.checks.rows import read_label
+from tunesmith.data.column_map import checked_map
 from tunesmith.data.findings import Finding
-from tunesmith.data.layout import KINDS, MISSING, PLAIN_ROLES, ROLE_ALIASES, SLOTS, Kind, Layout, get_path
+from tunesmith.data.layout import KINDS, MISSING, PLAIN_ROLES, ROLE_ALIASES, Kind, Layout, get_path
 from tunesmith.data.pairs import is_transcript
 from tunesmith.errors import ConfigError, DataError
 
@@ -43,6 +44,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "history": ("history",),
     "input": ("input", "context"),
 }  # fmt: skip
+# Columns of images and sounds, which text alone is not to be trained without.
+_MEDIA = frozenset({"images", "image", "videos", "video", "audios", "audio"})
 _ROLE_KEYS = ("role", "from", "speaker")
 _CONTENT_KEYS = ("content", "value", "text")
 _TURN_COLUMNS = ("system", "history", "user", "input", "assistant")
@@ -60,11 +63,21 @@ def detect(
     """
     kind = KINDS[method]
     rows = [row for row in sample if isinstance(row, dict)]
-    named = _checked(given or {}, columns, rows)
+    named = checked_map(given or {}, columns, rows)
     found = _columns_for(kind, columns, rows, named)
     if found is None:
         return None
-    layout = _named(kind, found, rows)
+    media = next(
+        (name for name in columns if name.lower() in _MEDIA and any(row.get(name) for row in rows)), None
+    )
+    layout = _named(kind, {**found, **({"media": media} if media else {})}, rows)
+    unused = [slot for slot in given or {} if slot not in layout.columns]
+    if unused:
+        raise ConfigError(
+            f"the part {unused[0]} has no place in {layout.name} rows of {method}",
+            where="map",
+            fix=f"parts that are read: {', '.join(layout.columns)}",
+        )
     if given:
         said = ", ".join(f"{slot} is {column}" for slot, column in given.items())
         return replace(layout, evidence=(f"as given: {said}", *layout.evidence))
@@ -86,40 +99,17 @@ def no_layout(method: str, columns: Sequence[str], sample: Sequence[Any]) -> str
     }[KINDS[method]]
     others = [name for name in fitting_methods(columns, sample) if KINDS[name] != KINDS[method]]
     fits = f"; they fit {' or '.join(others)}" if others else ""
+    inner = [name for name in columns if _holds_rows(name, sample)]
+    if len(columns) == 1 and inner:
+        fits = f"; the rows lie in the list under {inner[0]!r}: save that list as the file"
     return f"{method} needs {needs}, and the columns are {', '.join(columns) or 'none'}{fits}"
 
 
-def parse_map(assignments: Iterable[str]) -> dict[str, str]:
-    """`--map slot=column` as a table.
-
-    Raises:
-        ConfigError: an assignment is no `slot=column`, or names a slot that doesn't exist.
-    """
-    table: dict[str, str] = {}
-    for part in (part for each in assignments for part in each.split(",")):
-        slot, equals, column = (piece.strip() for piece in part.partition("="))
-        if not equals or not slot or not column:
-            raise ConfigError(
-                f"--map {part!r} should be slot=column", where="--map", fix="write --map prompt=question"
-            )
-        if slot not in SLOTS:
-            raise ConfigError(f"there is no slot {slot!r}", where="--map", fix=f"slots: {', '.join(SLOTS)}")
-        table[slot] = column
-    return table
-
-
-def _checked(given: Mapping[str, str], columns: Sequence[str], rows: list[dict[str, Any]]) -> dict[str, str]:
-    for slot, column in given.items():
-        if slot not in SLOTS:
-            raise ConfigError(f"there is no slot {slot!r}", where="map", fix=f"slots: {', '.join(SLOTS)}")
-        inside = any(get_path(row, column) is not MISSING for row in rows)
-        if column not in columns and not inside:
-            raise ConfigError(
-                f"there is no column {column!r} to map to {slot}",
-                where="map",
-                fix=f"columns: {', '.join(columns)}",
-            )
-    return dict(given)
+def _holds_rows(column: str, sample: Sequence[Any]) -> bool:
+    values = [row.get(column) for row in sample if isinstance(row, dict)]
+    return (
+        len(values) == 1 and isinstance(values[0], list) and any(isinstance(each, dict) for each in values[0])
+    )
 
 
 def _columns_for(
@@ -148,19 +138,19 @@ def _columns_for(
     if turns.get("user") == turns.get("input"):
         turns.pop("input", None)
     if kind == "conversation":
-        return _for_conversation(chat, turns, find, given)
+        return _for_conversation(chat, turns, find, given, rows)
     if kind == "preference":
         return _for_preference(chat, turns, find, columns, rows, given)
     if kind == "unpaired":
         label = find("label")
-        answered = _for_conversation(chat, turns, find, given)
+        answered = _for_conversation(chat, turns, find, given, rows)
         fits = label and answered and "text" not in answered and _are_labels(label["label"], rows)
         return {**answered, **label} if fits and answered else None
-    return _for_prompts(chat, turns, find, given)
+    return _for_prompts(chat, turns, find, given, rows)
 
 
 def _for_conversation(
-    chat: dict[str, str], turns: dict[str, str], find: Any, given: dict[str, str]
+    chat: dict[str, str], turns: dict[str, str], find: Any, given: dict[str, str], rows: list[Any]
 ) -> dict[str, str] | None:
     pair = find("prompt", "completion", "tools")
     text = find("text")
@@ -171,7 +161,10 @@ def _for_conversation(
     if "messages" in chat and not (wants_pair or wants_turns or "text" in given):
         return chat
     if "prompt" in pair and "completion" in pair and not (wants_turns or "text" in given):
-        return {**pair, **({"tools": pair["tools"]} if "tools" in pair else {})}
+        if "system" in turns and not wants_pair and _are_text(pair, rows):
+            # A system message makes a conversation of plain columns.
+            return {"system": turns["system"], "user": pair["prompt"], "assistant": pair["completion"]}
+        return {**pair, **find("system")}
     if "user" in turns and "assistant" in turns and "text" not in given:
         return turns
     return text or None
@@ -191,14 +184,17 @@ def _for_preference(
         asked = {slot: name for slot, name in turns.items() if slot != "assistant"}
         return {**asked, "ranked": ranked} if ranked and "user" in asked else None
     if any(isinstance(get_path(row, "input.messages"), list) for row in rows) and "prompt" not in given:
-        tools = {"tools": "input.tools"} if any(get_path(row, "input.tools") for row in rows) else {}
+        have_tools = any(get_path(row, "input.tools") not in (None, MISSING, []) for row in rows)
+        tools = {"tools": "input.tools"} if have_tools else {}
         return {"prompt": "input.messages", **tools, **pair}
     if _are_whole_conversations(pair["chosen"], rows) and not {"prompt", "user", "messages"} & given.keys():
         return {**find("tools"), **pair}  # a prompt beside them is a copy of how they begin
     prompt = find("prompt")
     taken = set(pair.values())
     if prompt and "user" not in given:
-        return {**prompt, **find("tools"), **pair}
+        if "system" in turns and "prompt" not in given and _are_text({**prompt, **pair}, rows):
+            return {"system": turns["system"], "user": prompt["prompt"], **find("tools"), **pair}
+        return {**prompt, **find("tools", "system"), **pair}
     if "messages" in chat:
         return {**chat, **pair}
     asked = {slot: name for slot, name in turns.items() if slot != "assistant" and name not in taken}
@@ -206,11 +202,13 @@ def _for_preference(
 
 
 def _for_prompts(
-    chat: dict[str, str], turns: dict[str, str], find: Any, given: dict[str, str]
+    chat: dict[str, str], turns: dict[str, str], find: Any, given: dict[str, str], rows: list[Any]
 ) -> dict[str, str] | None:
     prompt = find("prompt")
     if prompt and "user" not in given:
-        asked = prompt
+        asked = {**prompt, **find("system")}
+        if "system" in asked and "prompt" not in given and _are_text(prompt, rows):
+            asked = {"system": asked["system"], "user": prompt["prompt"]}
     elif "messages" in chat:
         asked = chat
     elif "user" in turns:
@@ -233,6 +231,11 @@ def _is_chat(column: str, rows: list[dict[str, Any]]) -> bool:
     values = [get_path(row, column) for row in rows]
     strange = [each for each in values if not isinstance(each, list) and each not in (None, MISSING)]
     return column == "messages" or len(strange) * 2 <= len(values)
+
+
+def _are_text(columns: Mapping[str, str], rows: list[dict[str, Any]]) -> bool:
+    """True unless some value of these columns is a list of messages."""
+    return not any(isinstance(get_path(row, name), list) for row in rows for name in columns.values())
 
 
 def _are_whole_conversations(column: str, rows: list[dict[str, Any]]) -> bool:
@@ -338,6 +341,7 @@ def _evidence(slot: str, column: str, layout: Layout) -> str:
         "chosen": "the better answer",
         "rejected": "the worse answer",
         "ranked": "the better and the worse answer",
+        "media": "images or sounds, which can't be trained on",
         "reference": "the reference answer",
     }
     return f"column {column} is {parts.get(slot, f'the {slot}')}"

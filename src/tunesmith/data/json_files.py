@@ -132,7 +132,8 @@ def json_row(line: bytes) -> Row | BadRow:
 
 def _json_problem(error: ValueError) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg[0].lower()}{error.msg[1:]} at position {error.pos}"
+        said = error.msg.removesuffix(" at")
+        return f"{said[0].lower()}{said[1:]} at position {error.pos}"
     return str(error)[:120]
 
 
@@ -158,8 +159,6 @@ class _JsonParser:
             return None
         if self._schema is None:
             self._schema = pa.schema([each for each in found.schema if _is_settled(each.type)])
-            if not all(_is_settled(each.type) for each in found.schema):
-                return found
         return found
 
 
@@ -204,6 +203,8 @@ def _array_items(path: Path) -> Iterator[tuple[Row | BadRow, int]]:
         while True:
             at = _skip(text, at)
             if at < len(text) and text[at] == "]":
+                if text[at + 1 :].strip() or file.read(4096).strip():
+                    yield BadRow("follows the end of the array, and is not read"), 0
                 return
             try:
                 value, end = decoder.raw_decode(text, at)
@@ -212,7 +213,7 @@ def _array_items(path: Path) -> Iterator[tuple[Row | BadRow, int]]:
             except (ValueError, RecursionError) as error:
                 more = file.read(batches.CHUNK_BYTES)
                 if not more:
-                    said = str(getattr(error, "msg", error)).lower()[:100]
+                    said = str(getattr(error, "msg", error)).removesuffix(" at").lower()[:100]
                     yield BadRow(f"breaks the array off, and nothing after it was read: {said}"), 0
                     return
                 text, at = text[at:] + more, 0

@@ -26,6 +26,7 @@ SLOTS = (
     "messages", "tools", "system", "history", "user", "input", "assistant", "prompt", "completion", "text",
     "chosen", "rejected", "ranked", "label", "reference",
 )  # fmt: skip
+# Beside these, `media` is found, never given: images and sounds, which make a row unfit.
 ROLES = ("system", "developer", "user", "assistant", "tool")
 ROLE_ALIASES: Mapping[str, str] = MappingProxyType(
     {

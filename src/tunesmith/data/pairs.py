@@ -30,9 +30,16 @@ def split_transcript(text: str) -> list[dict[str, str]]:
 def _as_list(value: Any, layout: Layout) -> list[Any] | None:
     if isinstance(value, dict):
         return [value]
-    if isinstance(value, str):
-        return split_transcript(value) if layout.name == "hh-rlhf" else None
-    return value if isinstance(value, list) else None
+    plain = layout.name == "hh-rlhf"
+    messages = split_transcript(value) if isinstance(value, str) and plain else value
+    if not isinstance(messages, list):
+        return None
+    # What follows the last answer is not learned, so it makes no difference.
+    key = "role" if plain else layout.role_key
+    said = [each.get(key) if isinstance(each, dict) else None for each in messages]
+    standard = [name if plain else layout.roles.get(name or "") for name in said]
+    end = max((index for index, name in enumerate(standard) if name == "assistant"), default=len(said) - 1)
+    return messages[: end + 1]
 
 
 def same_answer(chosen: Any, rejected: Any, layout: Layout) -> bool:

@@ -44,6 +44,9 @@ class Partial:
     files: dict[str, int] = field(default_factory=dict)
     # Columns that the rows from which the format was told don't have, and the first row that does.
     late: dict[str, int] = field(default_factory=dict)
+    # Index and number of the shard, and how it was checked, which all shards have to agree in.
+    shard: tuple[int, int] = (0, 1)
+    checked: dict[str, Any] = field(default_factory=dict)
     log: FindingLog = field(default_factory=FindingLog)
     statistics: Statistics = field(default_factory=Statistics)
     balance: Balance = field(default_factory=Balance)
@@ -66,12 +69,6 @@ class Partial:
                 where="--merge",
                 fix="validate all shards with the same --method and --map",
             )
-        if (self.tokens is None) != (other.tokens is None):
-            raise DataError(
-                "some parts were checked with a model and some without",
-                where="--merge",
-                fix="validate all shards with the same --model",
-            )
         self.num_rows += other.num_rows
         self.files |= other.files
         self.late = _earliest(self.late, other.late)
@@ -89,6 +86,7 @@ class Partial:
             "version": VERSION, "layout": self.layout.as_dict(), "method": self.method,
             "num_rows": self.num_rows,
             "first_row": self.first_row, "files": self.files, "late": self.late,
+            "shard": self.shard, "checked": self.checked,
             "counts": dict(self.log.counts),
             "findings": [[each.code, each.row, each.field, each.message] for each in self.log.kept()],
             "balance": asdict(self.balance), "sample": self.statistics.sample,
@@ -122,9 +120,9 @@ class Partial:
             if meta["version"] != VERSION:
                 raise ValueError(f"version {meta['version']}")
             return cls._from(meta, arrays)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError):
             raise DataError(
-                f"{path} is no shard that can be merged: {error}",
+                f"{path} is no shard that can be merged",
                 where=str(path),
                 fix="give the files that tunesmith validate --shard wrote",
             ) from None
@@ -143,6 +141,7 @@ class Partial:
 
         kept = [meta[name] for name in ("method", "num_rows", "first_row", "files", "late")]
         part = cls(Layout.from_dict(meta["layout"]), *kept)
+        part.shard, part.checked = tuple(meta["shard"]), meta["checked"]
         part.log.restore(meta["counts"], (Finding(*each) for each in meta["findings"]))
         sample = [(rank, text) for rank, text in meta["sample"]]
         part.statistics = Statistics(lengths("characters"), lengths("turns"), sample)
@@ -157,10 +156,24 @@ def merged(parts: list[Partial]) -> Partial:
     """The sum of the parts of one data set, whatever their order.
 
     Raises:
-        DataError: there is none, or they don't belong together.
+        DataError: there is none, one is missing or doubled, or they don't belong together.
     """
     if not parts:
         raise DataError("there is no shard to merge", where="--merge", fix="give the files of all shards")
+    number = parts[0].shard[1]
+    given = sorted(part.shard for part in parts)
+    if given != [(index, number) for index in range(number)]:
+        missing = [index for index in range(number) if (index, number) not in given]
+        said = f"shard {missing[0]} of {number} is missing" if missing else "a shard is given twice"
+        raise DataError(said, where="--merge", fix="give the file of each shard once")
+    different = next((part for part in parts if part.checked != parts[0].checked), None)
+    if different:
+        one, other = (dict(sorted(part.checked.items())) for part in (parts[0], different))
+        raise DataError(
+            f"the shards were checked in different ways: {one} and {other}",
+            where="--merge",
+            fix="validate all shards with the same options",
+        )
     whole, *others = sorted(parts, key=lambda part: -1 if part.first_row is None else part.first_row)
     for part in others:
         whole.merge(part)
@@ -241,7 +254,7 @@ def _take_in(batch: Batch, part: Partial, checks: Checks, texts: RowTexts, bad: 
     part.statistics.add_texts(batch.first_row, texts.prompts, texts.answers, texts.turns)
     if checks.duplicates:
         numbers = np.arange(batch.first_row, batch.first_row + batch.num_rows, dtype=np.int64)
-        part.signatures.append(sign(numbers, texts.prompts, texts.answers))
+        part.signatures.append(sign(numbers, texts.prompts, texts.answers, texts.rest))
     if checks.tokens and part.tokens is not None:
         part.log.extend(checks.tokens.check(batch, bad, part.tokens))
 
@@ -262,5 +275,5 @@ def sign_batches(batches: Iterable[Batch], layout: Layout) -> list[Signatures]:
     for batch in batches:
         texts = texts_of(batch, layout)
         numbers = np.arange(batch.first_row, batch.first_row + batch.num_rows, dtype=np.int64)
-        signed.append(sign(numbers, texts.prompts, texts.answers))
+        signed.append(sign(numbers, texts.prompts, texts.answers, texts.rest))
     return signed

@@ -69,7 +69,7 @@ def prepare_data(config: RunConfig, tokenizer: Any) -> PreparedData:
     known_codes(config.allow)
     report = DataReport()
     sources = config.sources()
-    held_out = [encode_source(each, config, tokenizer) for each in _evaluation_sources(config)]
+    held_out = [encode_source(each, config, tokenizer, held_out=True) for each in _evaluation_sources(config)]
     parts = [encode_source(each, config, tokenizer) for each in sources]
     for source, part in zip(sources, parts, strict=True):
         report.formats[source.path] = part.checked.layout.name
@@ -127,13 +127,18 @@ def _refused(source: DatasetSource, log: FindingLog, blocking: list[str], config
     others = sum(log.counts[code] for code in blocking) - 1
     said = f"{first.place.replace(', ', ': ', 1) if first.row is not None else ''} {first.message}".strip()
     command = f"tunesmith validate {source.path} --method {config.method}"
+    if first.code.startswith("D2"):
+        command += f" --model {config.model} --max-length {config.max_length}"
     where = f"{source.path}, {first.place}" if first.row is not None else source.path
     return DataError(
         f"{said} [{first.code}]"
-        + (f", and {others:,} more like it in the way of training" if others else ""),
+        + (
+            f", and {others:,} more {'finding' if others == 1 else 'findings'} in the way of training"
+            if others
+            else ""
+        ),
         where=where,
-        fix=f"{first.fix}; {command} shows all, its --fix writes a clean copy, "
-        f"--allow {first.code} accepts it",
+        fix=f"{first.fix}; {command} shows all, --allow {first.code} accepts it",
     )
 
 

@@ -17,14 +17,19 @@ from tunesmith.data.layout import Layout
 from tunesmith.data.row_source import open_rows
 from tunesmith.data.tokens import IGNORED_LABEL, Encoder, Rendered
 from tunesmith.data.validate import column_names
+from tunesmith.errors import DataError
 
 
 class Piece(NamedTuple):
-    """A run of tokens that are alike; `special` ones are no text but marks, such as the end of a turn."""
+    """A run of tokens that are alike; `special` ones are no text but marks, such as the end of a turn.
+
+    `cut` ones lie beyond max_length: they are not trained on.
+    """
 
     text: str
     loss: bool
     special: bool
+    cut: bool
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class PreviewRow:
     num_tokens: int = 0
     num_learned: int = 0
     num_cut: int = 0
+    is_prompt: bool = False
     fault: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -80,6 +86,13 @@ def preview(
         numbers = sorted(random.Random(seed).sample(range(total), min(wanted, total)))
     viewer = Viewer(layout, Encoder(tokenizer, layout.kind), max_length)
     found = [view for number, row in rows.rows_at(numbers) for view in viewer.view(number, row)]
+    missing = set(numbers) - {view.row for view in found} if not isinstance(wanted, int) else set()
+    if missing:
+        raise DataError(
+            f"there is no row {min(missing):,}: rows are numbered from 0 to {rows.count() - 1:,}",
+            where=source.path,
+            fix="choose another --row",
+        )
     return Preview(layout, tuple(found))
 
 
@@ -112,14 +125,17 @@ class Viewer:
         [encoded] = self._encoder.encode([rendered])
         offsets = self._encoder.offsets(rendered)
         marks = self._encoder.marks
+        limit = self._max_length
         kinds = [
-            (label != IGNORED_LABEL, token in marks)
-            for token, label in zip(encoded.ids, encoded.labels, strict=True)
+            (label != IGNORED_LABEL and place < limit, token in marks, place >= limit)
+            for place, (token, label) in enumerate(zip(encoded.ids, encoded.labels, strict=True))
         ]
         pieces, at = [], 0
-        for (loss, special), run in groupby(range(len(kinds)), key=kinds.__getitem__):
+        for (loss, special, beyond), run in groupby(range(len(kinds)), key=kinds.__getitem__):
             end = max(at, *(offsets[index][1] for index in run))
-            pieces.append(Piece(rendered.text[at:end], loss, special))
+            pieces.append(Piece(rendered.text[at:end], loss, special, beyond))
             at = end
-        cut = max(0, len(encoded.ids) - self._max_length)
-        return PreviewRow(number, name, tuple(pieces), len(encoded.ids), encoded.num_learned, cut)
+        learned = sum(loss for loss, _, _ in kinds)
+        num_cut = max(0, len(kinds) - limit)
+        is_prompt = self._layout.kind == "prompts"
+        return PreviewRow(number, name, tuple(pieces), len(kinds), learned, num_cut, is_prompt)

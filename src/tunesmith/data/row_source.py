@@ -189,13 +189,24 @@ def _files_of(folder: Path) -> tuple[Path, ...]:
     import datasets
 
     try:
-        found: Any = datasets.load_dataset_builder(str(folder)).config.data_files
+        found: Any = datasets.load_dataset_builder(str(folder.resolve())).config.data_files
         paths = tuple(Path(name) for name in found["train"])
+        every = {Path(name).resolve() for names in found.values() for name in names}
     except Exception:  # whatever is wrong with the folder, `open_dataset` says it (test_sources.py)
         return ()
-    return (
-        paths if all(path.suffix.lower() in _READ_IN_PLACE and path.stat().st_size for path in paths) else ()
-    )
+    passed_over = [
+        path.name
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in LOADERS and not path.name.startswith(".") and path.resolve() not in every
+    ]
+    if passed_over:
+        raise DataError(
+            f"the folder {folder} holds files of several kinds, and {passed_over[0]} would not be read",
+            where=str(folder),
+            fix="give a folder of one kind of files, or name the file",
+        )
+    in_place = all(path.suffix.lower() in _READ_IN_PLACE and path.stat().st_size for path in paths)
+    return paths if in_place else ()
 
 
 def _dataset_batches(dataset: Dataset, columns: Sequence[str] | None) -> Iterator[Batch]:

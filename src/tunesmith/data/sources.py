@@ -88,7 +88,7 @@ def _open_folder(path: Path, source: DatasetSource) -> Dataset:
     if (path / "state.json").is_file():
         refuse_other_split(source, ["train"])
         return _slice({"train": datasets.load_from_disk(str(path))}, source.split)
-    return datasets.load_dataset(str(path), source.config, split=source.split)
+    return datasets.load_dataset(str(path.resolve()), source.config, split=source.split)
 
 
 def _slice(splits: Any, split: str) -> Dataset:

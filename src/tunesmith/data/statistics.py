@@ -15,6 +15,7 @@ LONGEST = 1 << 17
 LANGUAGE_SAMPLE = 1000
 _NO_WORDS = "zxx"  # ISO 639-2: no linguistic content, such as numbers or code
 _SHORTEST_FOR_LANGUAGE = 20
+_FEWEST_FOR_SHARES = 20
 _NUM_BARS = 40
 
 
@@ -83,7 +84,7 @@ class Statistics:
 
     characters: Lengths = field(default_factory=Lengths)
     turns: Lengths = field(default_factory=Lengths)
-    # Texts to tell languages by, each with its rank in a seeded order; the lowest ranks are kept.
+    # Languages of sampled rows, each with its rank in a seeded order; the lowest ranks are kept.
     sample: list[tuple[int, str]] = field(default_factory=list)
 
     def add_texts(
@@ -100,7 +101,8 @@ class Statistics:
         for index in chosen.tolist():
             if int(order[index]) >= worst:
                 break
-            self.sample.append((int(order[index]), f"{answers[index]}\n{prompts[index]}"[:500]))
+            text = f"{answers[index]}\n{prompts[index]}"[:500]
+            self.sample.append((int(order[index]), language(text)))
         self._trim()
 
     def merge(self, other: Statistics) -> None:
@@ -115,7 +117,7 @@ class Statistics:
 
     def as_dict(self) -> dict[str, Any]:
         """The statistics as the report has them."""
-        shares = languages([text for _, text in self.sample])
+        shares = _shares([name for _, name in self.sample if name])
         return {
             "characters": self.characters.as_dict(),
             "turns": {key: value for key, value in self.turns.as_dict().items() if key in ("mean", "max")},
@@ -124,15 +126,21 @@ class Statistics:
         }
 
 
-def languages(texts: list[str]) -> list[tuple[str, float]]:
-    """Languages (ISO 639-1) and their shares of texts, the commonest first; below one percent left out."""
+def language(text: str) -> str:
+    """The language of a text (ISO 639-1), empty where it is too short to tell."""
     from py3langid.langid import classify
 
-    told = [text for text in texts if len(text) >= _SHORTEST_FOR_LANGUAGE]
-    counts = Counter(str(classify(text)[0]) for text in told)
-    if _NO_WORDS in counts:
-        counts["no words"] = counts.pop(_NO_WORDS)
-    shares = [(name, round(count / len(told), 3)) for name, count in counts.most_common()]
+    if len(text) < _SHORTEST_FOR_LANGUAGE:
+        return ""
+    name = str(classify(text)[0])
+    return "no words" if name == _NO_WORDS else name
+
+
+def _shares(names: list[str]) -> list[tuple[str, float]]:
+    """Languages and their shares, the commonest first; below one percent left out, and of few rows all."""
+    if len(names) < _FEWEST_FOR_SHARES:
+        return []
+    shares = [(name, round(count / len(names), 3)) for name, count in Counter(names).most_common()]
     return [(name, share) for name, share in shares if share >= 0.01]
 
 

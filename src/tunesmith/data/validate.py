@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from tunesmith.config.run_config import DatasetSource
@@ -18,7 +18,7 @@ from tunesmith.data.formats import detect, no_layout
 from tunesmith.data.layout import Layout
 from tunesmith.data.partial import Checks, Partial, check_batches, sign_batches
 from tunesmith.data.report import ModelFit, Report, conclude
-from tunesmith.data.row_source import RowSource, open_rows
+from tunesmith.data.row_source import SAMPLE_ROWS, RowSource, open_rows
 from tunesmith.data.tokens import Encoder
 from tunesmith.errors import DataError
 
@@ -42,6 +42,7 @@ class Request:
     evaluation: DatasetSource | None = None
     rewards: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     shard: tuple[int, int] | None = None
+    merges: bool = False
     stream: Callable[[Finding], None] | None = None
     # Called with every batch that was read and the size of the files in bytes, where that is known.
     progress: Callable[[Batch, int | None], None] | None = None
@@ -59,7 +60,7 @@ def validate(request: Request) -> Report:
     if layout is None:
         return _without_format(request, rows, sample)
     part = check(request, rows, layout, column_names(sample))
-    reports, found = _rewards(request, sample, layout)
+    reports, found = _rewards(request, rows, layout)
     # An empty reference was found already, on all rows and not only those that the reward was called with.
     known = {each.row for each in part.log.kept() if each.code == "D106"}
     part.log.extend(each for each in found if not (each.code == "D106" and each.row in known))
@@ -102,6 +103,12 @@ def told_format(
     return detect(method, column_names(sample), sample, given), sample
 
 
+def given_for(rows: RowSource, given: Mapping[str, str]) -> Mapping[str, str]:
+    """`given` where rows have its columns, else nothing: evaluation data may be laid out in another way."""
+    names = column_names(rows.sample())
+    return given if all(path.split(".")[0] in names or path in names for path in given.values()) else {}
+
+
 def column_names(sample: list[Row | BadRow]) -> list[str]:
     """All columns of a sample, in the order they appear."""
     names = chain.from_iterable(row for row in sample if isinstance(row, dict))
@@ -116,11 +123,17 @@ def check(request: Request, rows: RowSource, layout: Layout, known: list[str]) -
         checks = Checks(checks.groups, checks.duplicates, checker)
     batches = _watched(request, _batches(request, rows, layout), rows.num_bytes)
     part = check_batches(batches, layout, request.method, checks, known=known, stream=request.stream)
+    part.shard = request.shard or (0, 1)
+    part.checked = {
+        "data": request.source.path, "split": request.source.split, "duplicates": request.checks.duplicates,
+        "model": request.model.name if request.model else None,
+        "max_length": request.max_length if request.model else None,
+    }  # fmt: skip
     if len(rows.files) > 1:
         part.files = {str(path): first for path, first in rows.starts.items()}
     if request.evaluation:
         held_out = open_rows(request.evaluation)
-        other, sample = told_format(held_out, request.method, request.given)
+        other, sample = told_format(held_out, request.method, given_for(held_out, request.given))
         if other is None:
             raise DataError(
                 f"evaluation: {no_layout(request.method, column_names(sample), sample)}",
@@ -150,15 +163,16 @@ def _token_checker(request: Request, rows: RowSource, layout: Layout, model: Mod
     return TokenChecker(Encoder(model.tokenizer, layout.kind), layout, request.max_length, share=share)
 
 
-def _rewards(
-    request: Request, sample: list[Row | BadRow], layout: Layout
-) -> tuple[list[RewardReport], list[Finding]]:
+def _rewards(request: Request, rows: RowSource, layout: Layout) -> tuple[list[RewardReport], list[Finding]]:
     """Reward functions, called on the first rows."""
-    reports, findings = [], []
+    reports: list[RewardReport] = []
+    findings: list[Finding] = []
+    if not request.rewards:
+        return reports, findings
     judge = RowChecker(layout)
     sound = [
         (number, convert(row, layout))
-        for number, row in enumerate(sample)
+        for number, row in islice(rows.rows(), SAMPLE_ROWS)
         if not isinstance(row, BadRow) and not any(each.level == "error" for each in judge(row, number))
     ][:REWARD_ROWS]
     for name, function in request.rewards.items():

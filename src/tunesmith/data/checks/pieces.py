@@ -53,6 +53,18 @@ def check_text(value: Any, place: str, *, safety: bool, required: bool = True) -
         yield gone or Fault("D005", place, f"is {kind_of(value)}, should be text")
 
 
+def strings(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Path and text of every string in a value."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from strings(inner, f"{place}.{key}")
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from strings(inner, f"{place}[{index}]")
+
+
 class ChatChecker:
     """Checks conversations that speak a layout's names."""
 
@@ -102,7 +114,10 @@ class ChatChecker:
         if role is None:
             yield self._bad_role(said, f"{place}.{self._layout.role_key}")
         if message.get("weight") not in (None, 0, 1):
-            yield Fault("D005", f"{place}.weight", f"is {message['weight']!r}, should be 0 or 1")
+            yield Fault("D005", f"{place}.weight", f"is {kind_of(message['weight'])}, should be 0 or 1")
+        for key in message.keys() - {self._layout.role_key, self._layout.content_key}:
+            for path, text in strings(message[key], f"{place}.{key}"):
+                yield from check_words(text, path, safety=self._safety)
         content = message.get(self._layout.content_key, MISSING)
         yield from self._content(content, message, role, f"{place}.{self._layout.content_key}")
 

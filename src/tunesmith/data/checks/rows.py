@@ -19,6 +19,7 @@ GROUPS: frozenset[Group] = frozenset({"structure", "method", "safety"})
 _PREFIXES: dict[Group, str] = {"structure": "D0", "method": "D1", "safety": "D4"}
 LABELS: dict[Any, bool] = {
     True: True, False: False, "true": True, "false": False, "1": True, "0": False, "yes": True, "no": False,
+    "1.0": True, "0.0": False,
 }  # fmt: skip
 # Faults of an answer after which a comparison with the other one says nothing more.
 _NO_ANSWER = frozenset({"D002", "D003", "D004", "D005", "D006", "D008"})
@@ -42,14 +43,14 @@ class RowChecker:
             "unpaired": self._unpaired,
             "prompts": self._prompts,
         }
-        self._check = kinds[layout.kind]
+        self._by_kind = kinds[layout.kind]
 
     def __call__(self, row: Row | BadRow, number: int) -> list[Finding]:
         """All findings of a row, in the order of its fields."""
         if isinstance(row, BadRow):
             faults = [Fault("D001", None, str(row))]
         elif isinstance(row, dict):
-            faults = list(self._check(row))
+            faults = list(self._all(row))
         else:
             faults = [Fault("D001", None, f"is {kind_of(row)}, should be an object")]
         return [
@@ -57,6 +58,12 @@ class RowChecker:
             for code, field, message in faults
             if code.startswith(self._prefixes)
         ]
+
+    def _all(self, row: Row) -> Iterator[Fault]:
+        value = self._value(row, "media")
+        if value not in (None, MISSING, [], ""):
+            yield Fault("D014", self._layout.columns["media"], "holds images or sounds, not text")
+        yield from self._by_kind(row)
 
     def _conversation(self, row: Row) -> Iterator[Fault]:
         columns = self._layout.columns
@@ -125,6 +132,8 @@ class RowChecker:
         yield from self._asked(row)
         value = self._value(row, "reference")
         gone = value in (None, MISSING) or (isinstance(value, str) and is_blank(value))
+        if isinstance(value, str) and not gone:
+            yield from check_words(value, columns["reference"], safety=self._safety)
         if "reference" in columns and gone:
             yield Fault("D106", columns["reference"], "is empty: there is nothing to judge answers by")
 
@@ -135,6 +144,7 @@ class RowChecker:
             yield from self._messages(row, answers=False)
         elif "prompt" in columns:
             yield from self._slot_tools(row)
+            yield from self._optional(row, "system")
             value = self._value(row, "prompt")
             if isinstance(value, list):
                 yield from self._chat.check(value, columns["prompt"], answers=False)
@@ -171,6 +181,7 @@ class RowChecker:
 
     def _prompt_and(self, row: Row, slot: str) -> Iterator[Fault]:
         yield from self._slot_tools(row)
+        yield from self._optional(row, "system")
         places = {name: self._layout.columns[name] for name in ("prompt", slot)}
         values = {name: self._value(row, name) for name in places}
         tools = self._value(row, "tools")

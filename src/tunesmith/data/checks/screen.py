@@ -21,7 +21,7 @@ _OPTIONAL = frozenset({"system", "input"})
 # Slots whose plain text is part of what is learned; `reference` is looked at for being there only.
 _TEXTS = ("text", "user", "assistant", "prompt", "completion", "chosen", "rejected", "system", "input")
 # Keys of a message that say nothing a screen has to look at.
-_QUIET_KEYS = frozenset({"name", "thinking", "reasoning_content", "train", "id"})
+_QUIET_KEYS = frozenset({"name", "train", "id"})
 
 
 class Screen:
@@ -52,7 +52,7 @@ class Screen:
             return column.is_null() if column.dtype == pl.Boolean else _all(column)
         if slot == "ranked":
             return _all(column)
-        if slot in ("tools", "history"):
+        if slot in ("tools", "history", "media"):
             return column.is_not_null()  # rare, nested and various: the judge reads them
         if column.dtype == pl.String and slot in _TEXTS:
             return self._text(column, required=slot not in _OPTIONAL)
@@ -178,10 +178,8 @@ class Screen:
         return (chosen.str.strip_chars() == rejected.str.strip_chars()).fill_null(True)
 
     def _reference(self, column: pl.Series) -> pl.Series:
-        if "method" not in self._groups:
-            return pl.repeat(False, len(column), eager=True)
         if column.dtype == pl.String:
-            return column.is_null() | column.str.contains(text.BLANK)
+            return column.is_null() | column.str.contains(text.BLANK) | self._words(column)
         return column.is_null()
 
 

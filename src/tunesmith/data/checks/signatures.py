@@ -22,7 +22,7 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -92,8 +92,19 @@ def num_threads() -> int:
     return min(MAX_THREADS, os.cpu_count() or 1)
 
 
-def sign(rows: Array, prompts: pl.Series, answers: pl.Series) -> Signatures:
-    """The signatures of rows with these numbers; a null is no text. The whole text is prompt, then answer."""
+def sign(rows: Array, prompts: pl.Series, answers: pl.Series, rest: Hashes | None = None) -> Signatures:
+    """The signatures of rows with these numbers; a null is no text. The whole text is prompt, then answer.
+
+    `rest` is a hash of whatever else rows have to have in common to be the same.
+    """
+    signed = _sign_text(rows, prompts, answers)
+    if rest is None:
+        return signed
+    exact = np.where(signed.exact == 0, signed.exact, np.maximum(_mixed(signed.exact ^ rest), np.uint64(1)))
+    return replace(signed, exact=exact)
+
+
+def _sign_text(rows: Array, prompts: pl.Series, answers: pl.Series) -> Signatures:
     prompts = prompts.cast(pl.String).fill_null("")
     answers = answers.cast(pl.String).fill_null("")
     size = (prompts.str.len_bytes() + answers.str.len_bytes()).to_numpy().astype(np.int64)

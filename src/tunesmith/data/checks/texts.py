@@ -5,10 +5,13 @@ Two ways to the same strings: on whole columns where their types are plain, row 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from tunesmith.data.batches import Batch
@@ -17,6 +20,7 @@ from tunesmith.data.checks.screen import to_polars
 from tunesmith.data.layout import Layout, get_path, without_nulls
 
 _BEFORE = ("system", "messages", "prompt", "user", "input")
+_UNSPOKEN = ("tools", "history", "media")
 _ANSWER = {
     "conversation": ("messages", "completion", "assistant", "text"),
     "preference": ("chosen", "rejected"),
@@ -28,7 +32,8 @@ _ANSWER = {
 class RowTexts(NamedTuple):
     """Row-aligned: `prompts` and `answers` as text, `chosen` and `rejected` in characters, `labels` of KTO.
 
-    `turns` is the number of messages of a conversation.
+    `turns` is the number of messages of a conversation, `rest` a hash of what else makes a row what it is:
+    tools, history, label, and the columns that a prompt carries along.
     """
 
     prompts: pl.Series
@@ -37,6 +42,7 @@ class RowTexts(NamedTuple):
     rejected: pl.Series | None = None
     labels: pl.Series | None = None
     turns: pl.Series | None = None
+    rest: npt.NDArray[np.uint64] | None = None
 
 
 def texts_of(batch: Batch, layout: Layout) -> RowTexts:
@@ -50,8 +56,6 @@ def texts_of(batch: Batch, layout: Layout) -> RowTexts:
             columns |= _words_of_rows(rows, path, layout, slot)
     labels = columns.pop("label", None)
     asked = [columns[slot].before for slot in _BEFORE if slot in columns]
-    if layout.kind == "prompts":  # long instructions that all rows share would make them near duplicates
-        asked = [columns[slot].last for slot in ("prompt", "user", "input") if slot in columns]
     if layout.kind == "preference" and not asked:  # the prompt is how both answers begin
         asked = [columns["chosen"].before]
     answered = [columns[slot].last for slot in _ANSWER[layout.kind] if slot in columns]
@@ -65,7 +69,23 @@ def texts_of(batch: Batch, layout: Layout) -> RowTexts:
         pair[1] if len(pair) == 2 else None,
         labels.last if labels is not None else None,
         columns["messages"].turns if "messages" in columns else None,
+        _rest(batch, layout),
     )
+
+
+def _rest(batch: Batch, layout: Layout) -> npt.NDArray[np.uint64] | None:
+    slots = [slot for slot in ("tools", "history", "label") if slot in layout.columns]
+    if not slots and layout.kind != "prompts":
+        return None
+    spoken = {layout.columns[slot] for slot in ("prompt", "user", "messages") if slot in layout.columns}
+    hashes = []
+    for row in batch.rows():
+        values: Any = {slot: get_path(row, layout.columns[slot]) for slot in slots}
+        if layout.kind == "prompts" and isinstance(row, dict):
+            values = {name: value for name, value in row.items() if name not in spoken}
+        said = json.dumps(without_nulls(values), sort_keys=True, default=str)
+        hashes.append(int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "little"))
+    return np.array(hashes, dtype=np.uint64)
 
 
 def _answer_length(words: _Words, layout: Layout) -> pl.Series:
@@ -105,7 +125,7 @@ def _columns(frame: pl.DataFrame, layout: Layout) -> dict[str, _Words] | None:
 
 def _words_of_column(column: pl.Series, layout: Layout, slot: str) -> _Words | None:
     empty = pl.repeat("", len(column), eager=True, dtype=pl.String)
-    if slot in ("tools", "history"):
+    if slot in _UNSPOKEN:
         return _Words(empty, empty)
     if slot == "label":
         return _Words(column, column) if column.dtype == pl.Boolean else None
@@ -181,7 +201,7 @@ def _words_of_values(values: Sequence[Any], layout: Layout, slot: str) -> _Words
 
 
 def _pieces(value: Any, layout: Layout, slot: str) -> list[str]:
-    if slot in ("tools", "history"):
+    if slot in _UNSPOKEN:
         return []
     if isinstance(value, dict):
         value = [value]

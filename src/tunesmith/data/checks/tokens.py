@@ -83,9 +83,10 @@ _SUMS = (
 
 
 class _Text(NamedTuple):
-    """A text of a row: rendered, or the reason why not."""
+    """A text of a row (of a pair with its side): rendered, or the reason why not."""
 
     number: int
+    side: str | None
     rendered: Rendered | None
     fault: Finding | None
 
@@ -101,6 +102,7 @@ class TokenChecker:
         self._layout = layout
         self._share = share
         self._seed = seed
+        self._last_cut = self._last_lost = -1
 
     def check(self, batch: Batch, bad: AbstractSet[int], counts: TokenCounts) -> Iterator[Finding]:
         """Findings of a batch; rows in `bad` have faults that explain whatever would be said here."""
@@ -111,11 +113,7 @@ class TokenChecker:
             for index, row in zip(chosen, batch.rows(chosen), strict=True)
             if not isinstance(row, BadRow)
         ]
-        yield from self.check_rows(canonical, counts)
-
-    def check_rows(self, rows: Sequence[tuple[int, Row]], counts: TokenCounts) -> Iterator[Finding]:
-        """Findings of canonical rows with their numbers."""
-        yield from (finding for _, found, _ in self.encode(rows, counts) for finding in found)
+        yield from (finding for _, found, _ in self.encode(canonical, counts) for finding in found)
 
     def encode(
         self, rows: Sequence[tuple[int, Row]], counts: TokenCounts
@@ -141,9 +139,10 @@ class TokenChecker:
         except Exception as error:  # a chat template is a program and may raise anything (test_tokens.py)
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             message = f"can't be rendered by the chat template: {said[:200]}"
-            return [_Text(number, None, Finding("D201", number, None, message))]
+            return [_Text(number, None, None, Finding("D201", number, None, message))]
         counts.num_rows += 1
-        return [_Text(number, each, None) for each in texts]
+        sides = ("chosen", "rejected") if len(texts) == 2 else (None,)
+        return [_Text(number, side, each, None) for side, each in zip(sides, texts, strict=True)]
 
     def _judged(
         self, texts: list[_Text], coming: Future[list[Encoded]], counts: TokenCounts
@@ -153,14 +152,16 @@ class TokenChecker:
         shares = [100 * each.num_learned // max(1, len(each.ids)) for each in encoded_texts]
         counts.shares.add(np.array(shares, dtype=np.int64))
         made = iter(encoded_texts)
-        for number, rendered, fault in texts:
+        for number, side, rendered, fault in texts:
             if rendered is None:
                 yield number, [fault] if fault else [], None
                 continue
             encoded = next(made)
-            yield number, list(self._judge(number, encoded, counts)), encoded
+            yield number, list(self._judge(number, side, encoded, counts)), encoded
 
-    def _judge(self, number: int, encoded: Encoded, counts: TokenCounts) -> Iterator[Finding]:
+    def _judge(
+        self, number: int, side: str | None, encoded: Encoded, counts: TokenCounts
+    ) -> Iterator[Finding]:
         ids, labels = encoded
         limit, learned = self.max_length, encoded.num_learned
         counts.num_learned += learned
@@ -174,19 +175,23 @@ class TokenChecker:
         counts.num_ended += self._ends(labels)
         if len(ids) <= limit:
             return
-        counts.num_cut += 1
         lost = sum(label != IGNORED_LABEL for label in labels[limit:])
         counts.num_answer_tokens_lost += lost
-        counts.num_lost_answers += lost > 0 and "text" not in self._layout.columns
+        again = number == self._last_cut  # the other answer of a pair
+        self._last_cut = number
+        counts.num_cut += not again
+        is_answer = lost > 0 and "text" not in self._layout.columns
+        counts.num_lost_answers += is_answer and number != self._last_lost
+        self._last_lost = number if is_answer else self._last_lost
         if learned and lost == learned:
             counts.num_dropped += 1
             yield Finding(
-                "D206", number, None, f"has {len(ids):,} tokens, and all {lost:,} to learn are cut away"
+                "D206", number, side, f"has {len(ids):,} tokens, and all {lost:,} to learn are cut away"
             )
         else:
             of_it = f", {lost:,} of them to learn" if lost else ""
             yield Finding(
-                "D205", number, None, f"has {len(ids):,} tokens: {len(ids) - limit:,} are cut{of_it}"
+                "D205", number, side, f"has {len(ids):,} tokens: {len(ids) - limit:,} are cut{of_it}"
             )
 
     def _ends(self, labels: Sequence[int]) -> bool:
