@@ -407,8 +407,8 @@ def test_rows_that_differ_in_history_label_turns_or_columns_are_no_copies():
 def test_what_is_dropped_and_repaired_leaves_nothing_to_refuse():
     said = {"role": "user", "content": "Why is it so?"}, {"role": "assistant", "content": "It is so."}
     trailing = [*said, {"role": "user", "content": "Bye"}]
-    pairs = [{"chosen": trailing, "rejected": list(said)}, {"chosen": [*said], "rejected": [said[0], said[0] | {
-        "role": "assistant"}]}]  # fmt: skip
+    echo = [said[0], {"role": "assistant", "content": said[0]["content"]}]
+    pairs = [{"chosen": trailing, "rejected": list(said)}, {"chosen": list(said), "rejected": echo}]
     write_jsonl(Path("pairs.jsonl"), pairs)
     ran = tunesmith("validate", "pairs.jsonl", "--method", "dpo", "--fix", "clean.jsonl", "--json")
     assert ran.document["counts"]["D101"] == 1
