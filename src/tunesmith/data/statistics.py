@@ -12,7 +12,7 @@ import polars as pl
 
 # Lengths up to here are counted one by one, longer ones as this one.
 LONGEST = 1 << 17
-LANGUAGE_SAMPLE = 1000
+LANGUAGE_SAMPLE = 400
 _NO_WORDS = "zxx"  # ISO 639-2: no linguistic content, such as numbers or code
 _SHORTEST_FOR_LANGUAGE = 20
 _FEWEST_FOR_SHARES = 20
@@ -101,7 +101,7 @@ class Statistics:
         for index in chosen.tolist():
             if int(order[index]) >= worst:
                 break
-            text = f"{answers[index]}\n{prompts[index]}"[:500]
+            text = f"{answers[index]}\n{prompts[index]}"[:300]
             self.sample.append((int(order[index]), language(text)))
         self._trim()
 
