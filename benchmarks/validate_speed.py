@@ -162,7 +162,7 @@ def tokens(path: str, model: str) -> dict[str, Any]:
 
 
 def trl_map(path: str) -> dict[str, Any]:
-    """The loop over rows with which TRL's SFTTrainer begins: `maybe_convert_to_chatml` by Dataset.map."""
+    """The loop over rows by which TRL's SFTTrainer converts from/value data."""
     import datasets
     from trl.data_utils import maybe_convert_to_chatml
 
