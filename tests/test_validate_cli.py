@@ -485,3 +485,14 @@ def test_a_folder_of_files_that_would_be_passed_over_is_refused():
     ran = tunesmith("validate", "mixed")
     assert ran.code == 2
     assert "would not be read" in ran.err
+
+
+def test_a_prompt_beside_whole_conversations_is_said_to_be_passed_over():
+    asked, answer = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}
+    other = {"role": "assistant", "content": "No."}
+    write_jsonl(
+        Path("ultra.jsonl"), [{"prompt": "Why?", "chosen": [asked, answer], "rejected": [asked, other]}]
+    )
+    document = tunesmith("validate", "ultra.jsonl", "--method", "dpo", "--json").document
+    assert document["fit"]
+    assert any("column prompt is not read" in said for said in document["evidence"])

@@ -78,6 +78,12 @@ def detect(
             where="map",
             fix=f"parts that are read: {', '.join(layout.columns)}",
         )
+    unread = _first_named(NAMES["prompt"], columns)
+    if kind == "preference" and unread and unread not in layout.columns.values():
+        said = (
+            f"column {unread} is not read: the answers are whole conversations, which begin with the question"
+        )
+        layout = replace(layout, evidence=(*layout.evidence, said))
     if given:
         said = ", ".join(f"{slot} is {column}" for slot, column in given.items())
         return replace(layout, evidence=(f"as given: {said}", *layout.evidence))
