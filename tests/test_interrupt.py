@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 
@@ -114,6 +115,22 @@ def test_ctrl_c_while_starting_leaves_no_run_that_looks_done(place: Path, tiny_m
     else:
         assert "nothing was written" in ran.err
         assert "next: give the same command again" in ran.err
+
+
+def test_ctrl_c_that_a_library_swallows_while_it_is_imported_still_ends_the_start():
+    from tunesmith.cli.training import setting_up
+    from tunesmith.errors import TunesmithError
+
+    before = signal.getsignal(signal.SIGINT)
+
+    def starts() -> None:
+        with setting_up("give the same command again"), contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(TunesmithError, match="interrupted before training began") as stopped:
+        starts()
+    assert stopped.value.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_run_stopped_before_its_first_step_is_resumed_from_the_start(place: Path, tiny_model: Path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from tunesmith.cli.library_log import LibraryLog
@@ -50,10 +52,22 @@ def recorded(run: RunFolder, *, keep: bool = False) -> Iterator[None]:
 @contextmanager
 def setting_up(fix: str) -> Iterator[None]:
     """Ctrl-C while inside says that nothing was written, and `fix`."""
+    heard = False
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        heard = True
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, hear)
     try:
         yield
+        if heard:  # libraries swallow what is raised in the middle of their import
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
         raise interrupted("interrupted before training began; nothing was written", fix) from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def finished(out: Output, run: RunFolder, result: TrainResult) -> None:
