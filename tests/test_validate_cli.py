@@ -496,3 +496,16 @@ def test_a_prompt_beside_whole_conversations_is_said_to_be_passed_over():
     document = tunesmith("validate", "ultra.jsonl", "--method", "dpo", "--json").document
     assert document["fit"]
     assert any("column prompt is not read" in said for said in document["evidence"])
+
+
+def test_fix_keeps_rows_whose_code_was_allowed_however_the_codes_are_given():
+    answers = (("So.", "So."), ("So.", "No."))
+    rows = [{"question": "Why?", "chosen": chosen, "rejected": rejected} for chosen, rejected in answers]
+    write_jsonl(Path("same.jsonl"), rows)
+    for index, allow in enumerate((["D101,D102"], ["D102", "D101"])):
+        given = [part for code in allow for part in ("--allow", code)]
+        ran = tunesmith(
+            "validate", "same.jsonl", "--method", "dpo", *given, "--fix", f"{index}.jsonl", "--json"
+        )
+        assert ran.code == 0
+        assert ran.document["fixed"]["num_rows"] == 2

@@ -12,7 +12,7 @@ from tunesmith.cli.data_progress import DataProgress
 from tunesmith.cli.library_log import libraries_logged
 from tunesmith.cli.output import DebugFlag, JsonFlag, Output, verb
 from tunesmith.cli.plain_help import PlainHelpCommand
-from tunesmith.cli.validate_request import Flags, findings_file, refuse_odd_combinations, request_of
+from tunesmith.cli.validate_request import Flags, codes_of, findings_file, refuse_odd_combinations, request_of
 from tunesmith.cli.verdict import next_line, say_fixed, say_verdict
 from tunesmith.errors import ConfigError, DataError
 
@@ -67,7 +67,7 @@ def _report(out: Output, flags: Flags) -> bool:
     from tunesmith.data.tokens import all_cores
     from tunesmith.data.validate import validate as run_checks
 
-    fixes = Fixes(frozenset(flags.allow)) if flags.fix else None
+    fixes = Fixes(codes_of(flags.allow)) if flags.fix else None
     with libraries_logged(), DataProgress(out) as view, findings_file(flags.findings) as stream, all_cores():
         request = request_of(flags, view, stream, fixes)
         report = _merged(flags, request) if flags.merge else run_checks(request)

@@ -53,7 +53,6 @@ def request_of(flags: Flags, view: DataProgress, stream: Stream | None, fixes: F
     """
     from tunesmith.data.checks.rewards import load_reward
     from tunesmith.data.column_map import parse_map
-    from tunesmith.data.findings import known_codes
     from tunesmith.data.fix import refuse_output
     from tunesmith.data.partial import Checks
     from tunesmith.data.validate import Request
@@ -70,7 +69,7 @@ def request_of(flags: Flags, view: DataProgress, stream: Stream | None, fixes: F
         source=source_of(flags.data[0], flags.split),
         method=flags.method,
         given=parse_map(flags.maps),
-        allowed=known_codes(code.strip() for each in flags.allow for code in each.split(",")),
+        allowed=codes_of(flags.allow),
         checks=Checks(duplicates=flags.duplicates),
         model=model,
         max_length=flags.max_length,
@@ -82,6 +81,17 @@ def request_of(flags: Flags, view: DataProgress, stream: Stream | None, fixes: F
         stream=_both(stream, fixes.collect if fixes else None),
         progress=view.advance,
     )
+
+
+def codes_of(allow: list[str]) -> frozenset[str]:
+    """The codes of all `--allow`, each of which may name several.
+
+    Raises:
+        ConfigError: there is no such code.
+    """
+    from tunesmith.data.findings import known_codes
+
+    return known_codes(code.strip() for each in allow for code in each.split(","))
 
 
 def refuse_odd_combinations(flags: Flags) -> None:

@@ -21,7 +21,7 @@ from tunesmith.data.formats import require
 from tunesmith.data.layout import Layout
 from tunesmith.data.partial import Checks, Partial, check_batches
 from tunesmith.data.row_source import RowSource, open_rows
-from tunesmith.data.tokens import IGNORED_LABEL, Encoded, Encoder, all_cores
+from tunesmith.data.tokens import Encoded, Encoder, all_cores, last_learned
 from tunesmith.data.validate import column_names, given_for
 from tunesmith.errors import DataError
 
@@ -129,5 +129,4 @@ class _Writer:
     def _cut(self, encoded: Encoded) -> tuple[list[int], list[int], int, bool]:
         limit = self._config.max_length
         ids, labels = encoded.ids[:limit], encoded.labels[:limit]
-        last = next((label for label in reversed(labels) if label != IGNORED_LABEL), None)
-        return ids, labels, len(encoded.ids), last is not None and last in self._marks
+        return ids, labels, len(encoded.ids), last_learned(labels) in self._marks

@@ -253,8 +253,7 @@ def _take_in(batch: Batch, part: Partial, checks: Checks, texts: RowTexts, bad: 
     part.balance.add(texts)
     part.statistics.add_texts(batch.first_row, texts.prompts, texts.answers, texts.turns)
     if checks.duplicates:
-        numbers = np.arange(batch.first_row, batch.first_row + batch.num_rows, dtype=np.int64)
-        part.signatures.append(sign(numbers, texts.prompts, texts.answers, texts.rest))
+        part.signatures.append(_signed(batch, texts))
     if checks.tokens and part.tokens is not None:
         part.log.extend(checks.tokens.check(batch, bad, part.tokens))
 
@@ -271,9 +270,9 @@ def read_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 def sign_batches(batches: Iterable[Batch], layout: Layout) -> list[Signatures]:
     """Signatures of the rows of batches, to compare another data set with."""
-    signed = []
-    for batch in batches:
-        texts = texts_of(batch, layout)
-        numbers = np.arange(batch.first_row, batch.first_row + batch.num_rows, dtype=np.int64)
-        signed.append(sign(numbers, texts.prompts, texts.answers, texts.rest))
-    return signed
+    return [_signed(batch, texts_of(batch, layout)) for batch in batches]
+
+
+def _signed(batch: Batch, texts: RowTexts) -> Signatures:
+    numbers = np.arange(batch.first_row, batch.first_row + batch.num_rows, dtype=np.int64)
+    return sign(numbers, texts.prompts, texts.answers, texts.rest)

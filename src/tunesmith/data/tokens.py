@@ -159,6 +159,11 @@ def marker_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(added | set(tokenizer.all_special_ids))
 
 
+def last_learned(labels: Sequence[int]) -> int | None:
+    """The last token that carries loss, or None."""
+    return next((label for label in reversed(labels) if label != IGNORED_LABEL), None)
+
+
 def label_spans(
     ids: list[int], offsets: list[tuple[int, int]], spans: tuple[Span, ...], marks: frozenset[int]
 ) -> list[int]:

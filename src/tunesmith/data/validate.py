@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -120,7 +120,7 @@ def check(request: Request, rows: RowSource, layout: Layout, known: list[str]) -
     checks = request.checks
     if request.model:
         checker = _token_checker(request, rows, layout, request.model)
-        checks = Checks(checks.groups, checks.duplicates, checker)
+        checks = replace(checks, tokens=checker)
     batches = _watched(request, _batches(request, rows, layout), rows.num_bytes)
     part = check_batches(batches, layout, request.method, checks, known=known, stream=request.stream)
     part.shard = request.shard or (0, 1)

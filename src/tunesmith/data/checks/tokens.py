@@ -17,7 +17,7 @@ from tunesmith.data.convert import convert
 from tunesmith.data.findings import Finding
 from tunesmith.data.layout import Layout
 from tunesmith.data.statistics import Lengths, ranks
-from tunesmith.data.tokens import IGNORED_LABEL, Encoded, Encoder, Rendered
+from tunesmith.data.tokens import IGNORED_LABEL, Encoded, Encoder, Rendered, last_learned
 
 # FAULTS.md, F10: beyond this share of rows the loss of answers stops a run that doesn't allow it.
 LOST_SHARE = 0.01
@@ -198,7 +198,7 @@ class TokenChecker:
         marks = self._encoder.marks
         if IGNORED_LABEL not in labels:  # every token is learned: templates write a newline after the end
             return any(label in marks for label in labels[-3:])
-        return next((label for label in reversed(labels) if label != IGNORED_LABEL), None) in marks
+        return last_learned(labels) in marks
 
     def _sample(self, batch: Batch) -> list[int]:
         if self._share >= 1:
