@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.config.defaults import TUNING_DEFAULTS
+from tunesmith.config.defaults import field_defaults
 from tunesmith.config.layers import parse_scalar
 from tunesmith.config.loading import OWNED_TRL_KEYS, load_config
+from tunesmith.config.methods import METHODS, TRAINERS_OF
 from tunesmith.config.run_config import RunConfig
 from tunesmith.config.template import run_yaml_template
 from tunesmith.errors import ConfigError
@@ -85,7 +86,7 @@ def test_every_field_and_trl_key_has_a_provenance(tmp_path):
 def test_defaults_that_depend_on_the_tuning_name_their_source(tuning, rate):
     loaded = load(flags=NEEDED | {"tuning": tuning})
     assert loaded.config.learning_rate == rate
-    for name, default in TUNING_DEFAULTS["sft", tuning].items():
+    for name, default in field_defaults("sft", tuning).items():
         assert getattr(loaded.config, name) == default.value
         assert loaded.provenance[name] == f"default ({default.source})"
         assert default.source
@@ -170,18 +171,24 @@ def test_a_missing_file_and_a_folder_are_sentences(tmp_path):
         load_config(run_yaml=Path("a\0b"), environ={})
 
 
-def test_what_init_writes_loads_back_and_mentions_every_field(tmp_path):
-    text = run_yaml_template("sft", "run.yaml")
+@pytest.mark.parametrize("method", METHODS)
+def test_what_init_writes_loads_back_and_mentions_every_field(method, tmp_path):
+    text = run_yaml_template(method, "run.yaml")
+    trainer = METHODS[method].trainer
     for name in RunConfig.model_fields:
-        assert f"\n{name}: " in text or f"\n# {name}:" in text
+        meant = trainer in TRAINERS_OF.get(name, (trainer,))
+        assert (f"\n{name}: " in text or f"\n# {name}:" in text) == meant
     loaded = load(tmp_path, text)
-    assert loaded.config.method == "sft"
+    assert loaded.config.method == method
     given = {name for name, origin in loaded.provenance.items() if "run.yaml" in origin}
-    assert given == {"method", "model", "dataset"}
+    needed = {"grpo": {"rewards", "dataset_config"}, "distillation": {"teacher_model", "dataset_config"}}
+    needed["rloo"] = needed["grpo"]
+    assert given == {"method", "model", "dataset"} | needed.get(trainer, set())
 
 
-def test_what_init_writes_loads_back_with_every_line_uncommented(tmp_path):
-    lines = run_yaml_template("sft", "run.yaml").splitlines()
+@pytest.mark.parametrize("method", METHODS)
+def test_what_init_writes_loads_back_with_every_line_uncommented(method, tmp_path):
+    lines = run_yaml_template(method, "run.yaml").splitlines()
     names = tuple(f"# {name}:" for name in RunConfig.model_fields)
     active = "\n".join(line.removeprefix("# ") if line.startswith(names) else line for line in lines)
     assert load(tmp_path, active).config == load(tmp_path, "\n".join(lines)).config
@@ -239,6 +246,9 @@ NUMBERS = {
     "save_total_limit": ["0", "-1"],
     "logging_steps": ["0", "-1"],
     "early_stopping_patience": ["0", "-1"],
+    "num_generations": ["1", "0", "-1"],
+    "max_completion_length": ["0", "-1"],
+    "max_steps_without_signal": ["0", "-1"],
 }
 
 
@@ -264,7 +274,7 @@ def test_a_number_out_of_range_is_refused_with_key_value_and_place(name, tmp_pat
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("tuning", "qlora"), ("precision", "fp8"), ("device", "tpu"), ("gradient_checkpointing", "perhaps"),
+        ("tuning", "prefix"), ("precision", "fp8"), ("device", "tpu"), ("gradient_checkpointing", "perhaps"),
         ("model", ""), ("model", "a\0b"), ("dataset", ""), ("dataset", "a\nb"), ("run_dir", "x\0"),
         ("trl", "weight_decay"),
     ],

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tunesmith.config.defaults import described
 from tunesmith.config.run_config import RunConfig
 
 # `method` is an argument of the verb, `trl` is reached with --set trl.KEY=VALUE.
@@ -39,11 +40,10 @@ def _flag(name: str) -> inspect.Parameter:
     option = f"--{name.replace('_', '-')}"
     is_switch = field.annotation in (bool, bool | None)
     names = f"{option}/--no-{option.removeprefix('--')}" if is_switch else option
-    shown = (
-        ""
-        if field.default in (None, False, True, (), {}) or field.is_required()
-        else f" (default: {field.default})"
-    )
+    default = described(name)
+    if default is None and field.default not in (None, False, True, (), {}) and not field.is_required():
+        default = str(field.default)
+    shown = f" (default: {default})" if default else ""
     annotation: Any = Annotated[
         bool | None if is_switch else str | None,
         typer.Option(

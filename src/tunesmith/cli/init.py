@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli.output import DebugFlag, JsonFlag, verb
-from tunesmith.config.run_config import METHODS
+from tunesmith.config.methods import METHODS
 from tunesmith.config.template import run_yaml_template
 from tunesmith.errors import ConfigError
 from tunesmith.runs.files import write_text_whole
@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def init(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="How to train: sft.")],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help=f"How to train: {', '.join(METHODS)}.")],
     path: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")] = Path(
         "run.yaml"
     ),

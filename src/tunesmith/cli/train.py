@@ -14,6 +14,7 @@ from tunesmith.cli.output import DebugFlag, JsonFlag, Output, verb
 from tunesmith.cli.plain_help import PlainHelpCommand
 from tunesmith.cli.progress import ProgressView
 from tunesmith.config.loading import LoadedConfig, load_config
+from tunesmith.config.methods import METHODS
 from tunesmith.errors import ConfigError
 from tunesmith.runs.folder import new_run_path, refuse_taken
 
@@ -23,7 +24,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command(cls=PlainHelpCommand)
 @with_config_flags
 def train(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="How to train: sft.")],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help=f"How to train: {', '.join(METHODS)}.")],
     run_yaml: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="Settings as a file.")] = None,
     assignments: Annotated[
         list[str] | None,

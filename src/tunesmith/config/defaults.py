@@ -1,31 +1,123 @@
-"""Defaults that depend on the method and on LoRA or full fine-tuning, each with its source.
+"""Defaults that depend on the trainer and on adapters or full fine-tuning, each with its source.
 
-Sources: QLoRA (arXiv 2305.14314): adapters on all linear layers, 2e-4, 3 % warm-up. "LoRA Without Regret"
-(Thinking Machines, 2025): the best LoRA rate is about ten times the full fine-tuning rate, whatever the rank.
-Alignment handbook's Zephyr SFT recipe and TRL's SFTConfig: 2e-5, cosine, 10 % warm-up for full fine-tuning.
+Where nobody published a rate for adapters, it is ten times the full one ("LoRA Without Regret", Thinking
+Machines, 2025: so much higher is the best LoRA rate, whatever the rank).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
+
+from tunesmith.config.methods import METHODS, Default
+
+_TEN_TIMES = "ten times the full rate: LoRA Without Regret, Thinking Machines 2025"
+_HANDBOOK_DPO = "alignment handbook, Zephyr DPO"
+_ONE_EPOCH = Default(1.0, f"{_HANDBOOK_DPO}: more passes overfit to the pairs")
 
 
-class Default(NamedTuple):
-    """A value and the reason for it."""
-
-    value: Any
-    source: str
+def _rate(full: float, source: str, lora: Default | None = None) -> dict[str, Default]:
+    return {"full": Default(full, source), "lora": lora or Default(_tenfold(full), _TEN_TIMES)}
 
 
-TUNING_DEFAULTS: dict[tuple[str, str], dict[str, Default]] = {
-    ("sft", "lora"): {
-        "learning_rate": Default(2e-4, "LoRA: QLoRA paper, arXiv 2305.14314"),
-        "lr_scheduler_type": Default("cosine", "alignment handbook, Zephyr SFT"),
-        "warmup_steps": Default(0.03, "LoRA: QLoRA paper, arXiv 2305.14314"),
-    },
-    ("sft", "full"): {
-        "learning_rate": Default(2e-5, "full: TRL's SFTConfig; alignment handbook, Zephyr SFT"),
-        "lr_scheduler_type": Default("cosine", "alignment handbook, Zephyr SFT"),
-        "warmup_steps": Default(0.1, "full: alignment handbook, Zephyr SFT"),
+def _tenfold(rate: float) -> float:
+    return float(f"{10 * rate:g}")
+
+
+_LEARNING_RATES: dict[str, dict[str, Default]] = {
+    "sft": _rate(
+        2e-5, "full: TRL's SFTConfig; alignment handbook, Zephyr SFT",
+        Default(2e-4, "LoRA: QLoRA paper, arXiv 2305.14314"),
+    ),
+    "dpo": _rate(5e-7, _HANDBOOK_DPO, Default(5e-6, "alignment handbook, Zephyr DPO with QLoRA")),
+    "kto": _rate(5e-7, "KTO, arXiv 2402.01306, section 4.1"),
+    "orpo": _rate(8e-6, "ORPO, arXiv 2403.07691, appendix C"),
+    "cpo": _rate(1e-6, "TRL's CPOConfig"),
+    "reward": _rate(1e-5, "TRL's example of reward modelling"),
+    "grpo": _rate(1e-6, "DeepSeekMath, arXiv 2402.03300, section 4.2; TRL's GRPOConfig"),
+    "rloo": _rate(1e-6, "TRL's RLOOConfig"),
+    "distillation": _rate(1e-6, "TRL's DistillationConfig"),
+}  # fmt: skip
+_SCHEDULES: dict[str, tuple[Default, Default]] = {
+    name: (Default("cosine", _HANDBOOK_DPO), Default(0.1, _HANDBOOK_DPO))
+    for name in ("dpo", "kto", "orpo", "cpo", "reward")
+} | {
+    name: (
+        Default("constant_with_warmup", "DeepSeekMath, arXiv 2402.03300: a constant rate"),
+        Default(0.03, "a short warm-up: Adam's moments are empty at the first step"),
+    )
+    for name in ("grpo", "rloo", "distillation")
+}  # fmt: skip
+_SFT_SCHEDULES = {
+    "lora": (
+        Default("cosine", "alignment handbook, Zephyr SFT"),
+        Default(0.03, "LoRA: QLoRA paper, arXiv 2305.14314"),
+    ),
+    "full": (
+        Default("cosine", "alignment handbook, Zephyr SFT"),
+        Default(0.1, "full: alignment handbook, Zephyr SFT"),
+    ),
+}
+_GROUPS = {
+    "global_batch_size": Default(64, "eight prompts of eight answers"),
+    "num_generations": Default(8, "TRL's GRPOConfig"),
+    "max_completion_length": Default(256, "TRL's GRPOConfig"),
+    "max_steps_without_signal": Default(20, "by then a task that can be learned has shown it"),
+    "num_train_epochs": Default(1.0, "TRL's examples: every prompt is answered many times anyway"),
+}
+_OTHER: dict[str, dict[str, Default]] = {
+    "sft": {"num_train_epochs": Default(3.0, "Alpaca, Stanford 2023")},
+    "dpo": {"num_train_epochs": _ONE_EPOCH},
+    "kto": {"num_train_epochs": _ONE_EPOCH},
+    "orpo": {"num_train_epochs": Default(3.0, "ORPO also learns the answers: as supervised fine-tuning")},
+    "cpo": {"num_train_epochs": _ONE_EPOCH},
+    "reward": {"num_train_epochs": Default(1.0, "InstructGPT, arXiv 2203.02155: reward models overfit soon")},
+    "grpo": _GROUPS,
+    "rloo": _GROUPS,
+    "distillation": {
+        "max_completion_length": Default(256, "TRL's DistillationConfig"),
+        "num_train_epochs": Default(1.0, "the answers are new in every pass"),
     },
 }
+_GLOBAL_BATCH_SIZE = Default(16, "Alpaca-LoRA to Zephyr use 16 to 128; the smaller fits a laptop")
+
+
+def field_defaults(method: str, tuning: str) -> dict[str, Default]:
+    """The fields of a run that depend on method and tuning, with their values."""
+    spec = METHODS[method]
+    adapters = "full" if tuning == "full" else "lora"
+    schedule, warmup = _SCHEDULES.get(spec.trainer) or _SFT_SCHEDULES[adapters]
+    defaults = {
+        "global_batch_size": _GLOBAL_BATCH_SIZE,
+        "learning_rate": _LEARNING_RATES[spec.trainer][adapters],
+        "lr_scheduler_type": schedule,
+        "warmup_steps": warmup,
+        **_OTHER[spec.trainer],
+        **spec.fields,
+    }
+    own_rate = spec.fields.get("learning_rate")
+    if own_rate and adapters == "lora":
+        defaults["learning_rate"] = Default(_tenfold(own_rate.value), own_rate.source)
+    return defaults
+
+
+def trl_defaults(method: str) -> dict[str, Default]:
+    """The arguments of TRL's config class that make the method what it is."""
+    return dict(METHODS[method].trl)
+
+
+def described(name: str) -> str | None:
+    """A field's defaults in words, `lora 0.0002, full 2e-05 (sft)`; None for one that has only one."""
+    said: dict[str, list[str]] = {}
+    for method in METHODS:
+        lora, full = (field_defaults(method, tuning).get(name) for tuning in ("lora", "full"))
+        if lora and full:
+            same = lora.value == full.value
+            text = _short(lora.value) if same else f"lora {_short(lora.value)}, full {_short(full.value)}"
+            said.setdefault(text, []).append(method)
+    if len(said) < 2:
+        return next(iter(said), None)
+    return "; ".join(f"{', '.join(methods)}: {text}" for text, methods in said.items())
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from tunesmith.config.defaults import TUNING_DEFAULTS
+from tunesmith.config.defaults import field_defaults, trl_defaults
 from tunesmith.config.layers import Layer, Setting, env_layer, flags_layer, set_layer, yaml_layer
-from tunesmith.config.run_config import METHODS, DatasetSource, RunConfig
+from tunesmith.config.methods import METHODS
+from tunesmith.config.run_config import DatasetSource, RunConfig
 from tunesmith.errors import ConfigError
 
 # Keys of TRL's config classes that Tunesmith decides itself, and the field that says it here.
@@ -106,10 +107,13 @@ def resolve(settings: Layer) -> LoadedConfig:
         raise _sentence(error, settings) from None
     provenance = {name: "default" for name in RunConfig.model_fields if name != "trl"}
     updates: dict[str, Any] = {}
-    for name, default in TUNING_DEFAULTS[config.method, config.tuning].items():
-        if getattr(config, name) is None:
+    for name, default in field_defaults(config.method, config.tuning).items():
+        if name not in settings or getattr(config, name) is None:
             updates[name] = default.value
             provenance[name] = f"default ({default.source})"
+    own = {name: each for name, each in trl_defaults(config.method).items() if name not in config.trl}
+    updates["trl"] = {name: each.value for name, each in own.items()} | config.trl
+    provenance |= {f"trl.{name}": f"default ({each.source})" for name, each in own.items()}
     provenance |= {key: setting.origin for key, setting in settings.items()}
     return LoadedConfig(config.model_copy(update=updates), provenance)
 

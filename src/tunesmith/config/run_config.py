@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-Method = Literal["sft"]
-METHODS: tuple[str, ...] = ("sft",)
+from tunesmith.config.methods import METHODS, TRAINERS_OF, Kind
 
 
 class _Frozen(BaseModel):
@@ -26,6 +25,14 @@ class DatasetSource(_Frozen):
     map: dict[str, str] = Field(default={})
 
 
+class RewardSource(_Frozen):
+    """One reward of a run: a name of the library, `FILE.py:FUNCTION` or `package.module:FUNCTION`."""
+
+    function: str = Field(min_length=1)
+    weight: float = 1.0
+    args: dict[str, Any] = Field(default={})
+
+
 def _field(panel: str, description: str, default: Any = None, **limits: Any) -> Any:
     return Field(default=default, description=description, json_schema_extra={"panel": panel}, **limits)
 
@@ -33,8 +40,14 @@ def _field(panel: str, description: str, default: Any = None, **limits: Any) -> 
 class RunConfig(_Frozen):
     """Everything a run is made from. A field that is None takes its default from `config.defaults`."""
 
-    method: Method = _field("What", "Training method: sft", default="sft")
+    method: str = _field("What", "Training method", default="sft")
     model: str = _field("What", "Hub id or folder of the causal language model", default=..., min_length=1)
+    init_from: str | None = _field(
+        "What", "Run to start from, in place of model: its adapter is merged into its base", min_length=1
+    )
+    teacher_model: str | None = _field(
+        "What", "distillation: Hub id or folder of the model to learn from", min_length=1
+    )
     model_revision: str | None = _field("What", "Branch, tag or commit of the model on the Hub")
     trust_remote_code: bool = _field("What", "Run the model repository's own code", default=False)
     run_dir: str | None = _field("What", "Folder of this run (default: runs/METHOD-MODEL-DATE)", min_length=1)
@@ -72,9 +85,12 @@ class RunConfig(_Frozen):
         "Data", "Chat template to put in: chatml, zephyr, or a .jinja file (default: the tokenizer's own)"
     )
 
-    tuning: Literal["lora", "full"] = _field(
-        "Tuning", "Train a LoRA adapter, or every weight", default="lora"
+    tuning: Literal["lora", "qlora", "full"] = _field(
+        "Tuning",
+        "Train a LoRA adapter, one on a base in 4 bit (qlora, CUDA), or every weight",
+        default="lora",
     )
+    use_dora: bool = _field("Tuning", "Learn the size of each weight column too (DoRA)", default=False)
     lora_r: int = _field("Tuning", "LoRA rank", default=16, ge=1, le=4096)
     lora_alpha: int = _field("Tuning", "LoRA alpha: updates are scaled by alpha / rank", default=32, ge=1)
     lora_dropout: float = _field("Tuning", "LoRA dropout", default=0.0, ge=0, lt=1)
@@ -86,17 +102,28 @@ class RunConfig(_Frozen):
     num_train_epochs: float = _field("Tuning", "Passes over the data", default=3.0, gt=0)
     max_steps: int | None = _field("Tuning", "Optimizer steps; overrides num_train_epochs", ge=1)
     global_batch_size: int = _field(
-        "Tuning", "Sequences an optimizer step, over all devices", default=16, ge=1, le=1_000_000
+        "Tuning",
+        "Rows (grpo, rloo: answers) an optimizer step, over all devices",
+        default=16,
+        ge=1,
+        le=1_000_000,
     )
-    learning_rate: float | None = _field(
-        "Tuning", "Peak learning rate (default: lora 2e-4, full 2e-5)", gt=0, le=1
-    )
-    lr_scheduler_type: str | None = _field("Tuning", "Learning rate schedule (default: cosine)")
-    warmup_steps: float | None = _field(
-        "Tuning", "Warm-up steps, or below 1 their share of the run (default: lora 0.03, full 0.1)", ge=0
-    )
+    learning_rate: float | None = _field("Tuning", "Peak learning rate", gt=0, le=1)
+    lr_scheduler_type: str | None = _field("Tuning", "Learning rate schedule")
+    warmup_steps: float | None = _field("Tuning", "Warm-up steps, or below 1 their share of the run", ge=0)
     seed: int = _field(
         "Tuning", "Seed of data order, adapter weights and dropout", default=42, ge=0, lt=2**32
+    )
+
+    rewards: tuple[RewardSource, ...] = _field(
+        "Rewards", "grpo, rloo: library names, FILE.py:FUNCTION or module:FUNCTION", default=()
+    )
+    num_generations: int | None = _field("Rewards", "grpo, rloo: answers to each prompt", ge=2)
+    max_completion_length: int | None = _field(
+        "Rewards", "grpo, rloo, distillation: tokens of an answer at most", ge=1
+    )
+    max_steps_without_signal: int | None = _field(
+        "Rewards", "grpo, rloo: stop when so many steps in a row had no group with different rewards", ge=1
     )
 
     precision: Literal["auto", "bf16", "fp16", "fp32"] = _field(
@@ -138,10 +165,35 @@ class RunConfig(_Frozen):
             raise ValueError(f"{str(value).lower()} should be a number")
         return value
 
-    @field_validator("model")
+    @model_validator(mode="before")
     @classmethod
-    def _home_folder(cls, value: str) -> str:
-        return str(Path(value).expanduser()) if value.startswith("~") else value
+    def _model_of_an_earlier_run(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not values.get("init_from"):
+            return values
+        if values.get("model") not in (None, values["init_from"]):
+            raise ValueError("model and init_from each name what to start from; keep one")
+        return {**values, "model": values["init_from"]}
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(f"there is no method {value!r}; there are {', '.join(METHODS)}")
+        return value
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _named_rewards(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [name.strip() for name in value.split(",") if name.strip()]
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple({"function": each} if isinstance(each, str) else each for each in value)
+
+    @field_validator("model", "init_from", "teacher_model")
+    @classmethod
+    def _home_folder(cls, value: str | None) -> str | None:
+        return str(Path(value).expanduser()) if value and value.startswith("~") else value
 
     @field_validator("lora_target_modules", mode="before")
     @classmethod
@@ -178,12 +230,23 @@ class RunConfig(_Frozen):
             raise ValueError("should be a share below 1 or a whole number of rows")
         return value
 
-    @field_validator("run_dir", "model", "dataset", "eval_dataset", "chat_template")
+    @field_validator(
+        "run_dir", "model", "init_from", "teacher_model", "dataset", "eval_dataset", "chat_template"
+    )
     @classmethod
     def _no_control_characters(cls, value: Any) -> Any:
         if isinstance(value, str) and any(ord(character) < 32 for character in value):
             raise ValueError("should not contain control characters")
         return value
+
+    @model_validator(mode="after")
+    def _field_has_meaning(self) -> RunConfig:
+        for key, trainers in TRAINERS_OF.items():
+            if getattr(self, key) and self.trainer not in trainers:
+                raise ValueError(f"{key} has no meaning for {self.method}, only for {', '.join(trainers)}")
+        if self.use_dora and self.tuning == "full":
+            raise ValueError("use_dora is a way to train an adapter; set tuning to lora or qlora")
+        return self
 
     @model_validator(mode="after")
     def _mixture_speaks_for_itself(self) -> RunConfig:
@@ -218,6 +281,21 @@ class RunConfig(_Frozen):
                         f"{key} needs evaluation data; set test_size, dataset_test_split or eval_dataset"
                     )
         return self
+
+    @property
+    def trainer(self) -> str:
+        """The trainer that runs the method, such as dpo for ipo."""
+        return METHODS[self.method].trainer
+
+    @property
+    def kind(self) -> Kind:
+        """What the method needs of a row."""
+        return METHODS[self.method].kind
+
+    @property
+    def has_adapter(self) -> bool:
+        """True when the weights of the model stay as they are, and an adapter is trained."""
+        return self.tuning != "full"
 
     @property
     def has_eval(self) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tunesmith.config.methods import Kind
 from tunesmith.data.checks.rows import read_label
 from tunesmith.data.column_map import checked_map
 from tunesmith.data.findings import Finding
-from tunesmith.data.layout import KINDS, MISSING, PLAIN_ROLES, ROLE_ALIASES, Kind, Layout, get_path
+from tunesmith.data.layout import KINDS, MISSING, PLAIN_ROLES, ROLE_ALIASES, Layout, get_path
 from tunesmith.data.pairs import is_transcript
 from tunesmith.errors import ConfigError, DataError
 

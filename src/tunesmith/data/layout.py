@@ -5,21 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
-# What a method needs of a row.
-Kind = Literal["conversation", "preference", "unpaired", "prompts"]
-KINDS: dict[str, Kind] = {
-    "sft": "conversation",
-    "distillation": "conversation",
-    "dpo": "preference",
-    "orpo": "preference",
-    "cpo": "preference",
-    "reward": "preference",
-    "kto": "unpaired",
-    "grpo": "prompts",
-    "rloo": "prompts",
-}
+from tunesmith.config.methods import METHODS, Kind
+
+KINDS: dict[str, Kind] = {name: method.kind for name, method in METHODS.items()}
 # The parts a column can play. `user` and `assistant` make a conversation of single columns; `prompt` and
 # `completion` are plain text, or lists of messages, as TRL has them; `ranked` holds the better answer first.
 SLOTS = (

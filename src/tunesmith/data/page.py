@@ -13,10 +13,10 @@ from functools import cache
 from html import escape
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from tunesmith import __version__
-from tunesmith.config.run_config import Method
+from tunesmith.config.methods import METHODS
 from tunesmith.data.findings import CODES, LEVELS
 from tunesmith.data.fix import DROPPED, REPAIRED
 
@@ -390,7 +390,7 @@ def _next_steps(document: dict[str, Any], codes: list[dict[str, Any]]) -> list[t
     if tokens:
         preview = f"tunesmith preview {data} --method {method}{with_model}{limit}"
         steps.append(("See rows as the trainer sees them.", preview))
-    if document.get("fit") and method in get_args(Method):
+    if document.get("fit") and method in METHODS:
         train = f"tunesmith train {method} --model {model} --dataset {data}{limit} --dry-run"
         steps.append(("See what training would do; without --dry-run it begins.", train))
     return steps

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from tunesmith.config.methods import Kind
 from tunesmith.data.checks.rows import Row
-from tunesmith.data.layout import Kind
 from tunesmith.data.turns import Span, TurnFinder
 
 IGNORED_LABEL = -100
