@@ -137,11 +137,12 @@ def test_a_run_stopped_before_its_first_step_is_resumed_from_the_start(place: Pa
     from tunesmith.config.loading import load_config
     from tunesmith.errors import RunInterrupted
     from tunesmith.runs.folder import RunFolder
-    from tunesmith.train import sft
     from tunesmith.train.events import Phase
+    from tunesmith.train.setup import set_up
+    from tunesmith.train.training import train
 
     flags = {"method": "sft", "model": str(tiny_model), "dataset": "chats.jsonl", "max_steps": 2}
-    setup = sft.set_up(
+    setup = set_up(
         load_config(flags=flags, assignments=["trl.report_to=none"], environ={}).config, lambda event: None
     )
 
@@ -150,7 +151,7 @@ def test_a_run_stopped_before_its_first_step_is_resumed_from_the_start(place: Pa
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(RunInterrupted, match="there is no checkpoint yet"):
-        sft.train(setup, RunFolder.create(RUN, setup.record()), interrupts)
+        train(setup, RunFolder.create(RUN, setup.record()), interrupts)
     resumed = tunesmith("resume", str(RUN))
     assert resumed.code == 0, resumed.err
     assert "starting from step 0" in resumed.err

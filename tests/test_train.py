@@ -87,15 +87,16 @@ def test_the_model_in_memory_and_the_saved_one_give_the_same_logits(place: Path,
 
     from tunesmith.config.loading import load_config
     from tunesmith.runs.folder import RunFolder
-    from tunesmith.train import sft
+    from tunesmith.train.setup import set_up
+    from tunesmith.train.training import train as train_setup
 
     for tuning in ("lora", "full"):
         flags = {"method": "sft", "model": str(tiny_model), "dataset": "chats.jsonl", "tuning": tuning,
                  "max_steps": 2, "learning_rate": 0.02}  # fmt: skip
         loaded = load_config(flags=flags, assignments=["trl.report_to=none"], environ={})
-        setup = sft.set_up(loaded.config, lambda event: None)
+        setup = set_up(loaded.config, lambda event: None)
         run = RunFolder.create(Path("runs") / f"memory-{tuning}", setup.record())
-        trained = sft.train(setup, run, lambda event: None).model.eval()
+        trained = train_setup(setup, run, lambda event: None).model.eval()
         if tuning == "lora":
             saved = PeftModel.from_pretrained(
                 AutoModelForCausalLM.from_pretrained(tiny_model), run.model_path

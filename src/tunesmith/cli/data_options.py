@@ -36,7 +36,11 @@ EvalDataset = Annotated[str | None, typer.Option(help="Evaluation data: its rows
 EvalSplit = Annotated[str | None, typer.Option(help="Split of DATA that is evaluated on.")]
 Reward = Annotated[
     list[str] | None,
-    typer.Option("--reward", metavar="FILE.py:NAME", help="Reward function to call on rows. Repeat it."),
+    typer.Option(
+        "--reward",
+        metavar="NAME",
+        help="Reward to call on rows: a name of the library (numeric_answer) or FILE.py:FUNCTION. Repeat it.",
+    ),
 ]
 Fix = Annotated[
     Path | None, typer.Option("--fix", metavar="OUT.jsonl", help="Write a clean copy; DATA stays as it is.")

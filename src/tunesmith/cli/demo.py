@@ -66,22 +66,23 @@ def run_demo(
     """Load, show, ask, train, ask again, compare."""
     from tunesmith.config.loading import load_config
     from tunesmith.evaluate.answers import exact_match
-    from tunesmith.train import sft
+    from tunesmith.train.setup import load_base, set_up
+    from tunesmith.train.training import train
 
     began = time.monotonic()
     loaded = load_config(
         flags={**recipe.SETTINGS, "method": "sft", "model": model_id, "seed": seed}, environ={}
     )
     path = run_dir or new_run_path("demo", weights.FOLDER)
-    setup = sft.set_up(loaded.config, view)
+    setup = set_up(loaded.config, view)
     rows = recipe.heldout_rows()
     view.close()
     out.say("The task: a request at home becomes one strict JSON call. The model has never seen this format.")
     out.render(setup_table(setup, path))
     with start_run(path, setup, loaded.provenance, log) as run:
-        model = sft.load_base(setup, view)
+        model = load_base(setup, view)
         before = ask(view, model, setup.tokenizer, rows, "asking the untrained model")
-        trained = sft.train(setup, run, view, model=model)
+        trained = train(setup, run, view, model=model)
         after = ask(view, trained.model, setup.tokenizer, rows, "asking the trained model")
     view.close()
     references = [reference for _, reference in rows]

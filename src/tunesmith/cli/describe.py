@@ -7,30 +7,33 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from tunesmith.config.methods import METHODS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tunesmith.train.sft import SftSetup
+    from tunesmith.config.run_config import RunConfig
+    from tunesmith.data.learnable import DataReport
+    from tunesmith.plan.facts import ModelFacts
+    from tunesmith.train.setup import Setup
 
 
-def setup_table(setup: SftSetup, run_path: Path) -> Table:
+def setup_table(setup: Setup, run_path: Path) -> Table:
     """What is about to happen, a line a subject."""
     config, facts, report, choice = setup.config, setup.model_facts, setup.data.report, setup.choice
-    share = 100 * facts.num_trainable_params / facts.num_params
-    tuning = (
-        "every weight" if config.tuning == "full" else f"LoRA, rank {config.lora_r}, on {_targets(config)}"
-    )
     length = f"{config.max_steps} steps" if config.max_steps else f"{config.num_train_epochs:g} epochs"
-    sources = ", ".join(f"{name} ({kind})" for name, kind in report.formats.items())
     rows = {
+        "method": f"{config.method}: {METHODS[config.method].title}",
         "model": f"{config.model} ({count(facts.num_params)} parameters)",
-        "data": (
-            f"{report.num_rows:,} rows of {sources}, mean {report.mean_length:g} tokens, "
-            f"{100 * report.num_loss_tokens / report.num_tokens:.0f} % carry loss"
-        ),
+        "teacher": config.teacher_model or "",
+        "data": _data(config.kind, report),
         "evaluation": f"{report.num_eval_rows:,} rows held out" if report.num_eval_rows else "none",
-        "tuning": f"{tuning}: {count(facts.num_trainable_params)} trained ({share:.2g} %)",
-        "steps": f"{setup.num_steps:,} of {config.global_batch_size} rows ({length})",
+        "rewards": "; ".join(
+            f"{name} (weight {reward.weight:g})"
+            for name, reward in zip(setup.rewards, config.rewards, strict=True)
+        ),
+        "tuning": _tuning(config, facts),
+        "steps": f"{setup.num_steps:,} of {_batch(config)} ({length})",
         "rate": f"{config.learning_rate:g}, {config.lr_scheduler_type}, warm-up {_warmup(config)}",
         "seed": str(config.seed),
         "machine": setup.machine.device_name,
@@ -41,10 +44,43 @@ def setup_table(setup: SftSetup, run_path: Path) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in rows.items():
-        table.add_row(name, escape(text))
+        if text:
+            table.add_row(name, escape(text))
+    for name, told in report.rewards.items():
+        table.add_row("tried", escape(f"{name}: {told}"))
     for note in setup.notes:
         table.add_row("note", escape(note), style="yellow")
     return table
+
+
+def _data(kind: str, report: DataReport) -> str:
+    sources = ", ".join(f"{name} ({layout})" for name, layout in report.formats.items())
+    start = f"{report.num_rows:,} rows of {sources}, mean {report.mean_length:g} tokens"
+    if kind == "prompts":
+        return f"{start} a prompt"
+    carry = f"{100 * report.num_loss_tokens / report.num_tokens:.0f} % carry loss"
+    if not report.pair_lengths:
+        return f"{start}, {carry}"
+    sides = ", ".join(f"{side} {size:g}" for side, size in report.pair_lengths.items())
+    return f"{start} a pair, {carry}; answers: {sides} tokens"
+
+
+def _batch(config: RunConfig) -> str:
+    if not config.num_generations:
+        return f"{config.global_batch_size} rows"
+    return (
+        f"{config.global_batch_size // config.num_generations} prompts, {config.num_generations} answers each"
+    )
+
+
+def _tuning(config: RunConfig, facts: ModelFacts) -> str:
+    trained = count(facts.num_trainable_params)
+    share = 100 * facts.num_trainable_params / facts.num_params
+    kinds = {"full": "every weight", "lora": "LoRA", "qlora": "LoRA on a base in 4 bit"}
+    kind = kinds[config.tuning]
+    if config.has_adapter:
+        kind += f"{' with DoRA' if config.use_dora else ''}, rank {config.lora_r}, on {_targets(config)}"
+    return f"{kind}: {trained} trained ({share:.2g} %)"
 
 
 def provenance_table(config: dict[str, Any], provenance: dict[str, str]) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tunesmith import __version__
 from tunesmith.cli.library_log import libraries_logged
 from tunesmith.cli.output import DebugFlag, JsonFlag, verb
 from tunesmith.runs.folder import package_versions
+from tunesmith.train.versions import PackageRange, install_command, package_ranges
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -31,8 +33,18 @@ def doctor(as_json: JsonFlag = False, debug: DebugFlag = False) -> None:
     with verb("doctor", as_json, debug) as out:
         with libraries_logged():
             facts = examine()
-        missing = [name for name, version in facts["versions"].items() if version is None]
-        out.document(**facts, missing=missing, install=INSTALL if missing else None)
+        packages = package_ranges()
+        wrong = [each for each in packages if each.found is not None and not each.fits]
+        named = {**facts["versions"], **{each.name: each.found for each in packages}}
+        missing = [name for name, version in named.items() if version is None]
+        install = INSTALL if missing else install_command(wrong) if wrong else None
+        out.document(
+            **facts,
+            packages=[{**each._asdict(), "fits": each.fits} for each in packages],
+            missing=missing,
+            out_of_range=[each.name for each in wrong],
+            install=install,
+        )
         if as_json:
             return
         table = Table(show_header=False, box=None, padding=(0, 1))
@@ -41,9 +53,13 @@ def doctor(as_json: JsonFlag = False, debug: DebugFlag = False) -> None:
         for name, text in _lines(facts).items():
             table.add_row(name, escape(text))
         out.table(table)
+        out.table(_package_table(packages, facts["versions"]))
         if missing:
             out.say(f"missing: {', '.join(missing)}. To train, install them: {INSTALL}", style="yellow")
-        else:
+        if wrong:
+            out_of_range = ", ".join(f"{each.name} {each.found} (needs {each.needed})" for each in wrong)
+            out.say(f"out of range: {out_of_range}. To train: {install_command(wrong)}", style="yellow")
+        if install is None:
             out.say("ready to train: tunesmith demo")
 
 
@@ -83,14 +99,26 @@ def _hub_login() -> str:
     )
 
 
+def _package_table(packages: Sequence[PackageRange], versions: dict[str, str | None]) -> Table:
+    """Each package with its installed version and its range; what does not fit is marked."""
+    table = Table("package", "installed", "range", "", box=None, padding=(0, 1))
+    for each in packages:
+        mark = "" if each.fits else "missing" if each.found is None else "out of range"
+        table.add_row(
+            each.name, escape(each.found or "-"), escape(each.needed), f"[bold red]{mark}[/]" if mark else ""
+        )
+    if not packages:  # a source tree that was never installed: no metadata to read ranges from
+        for name, version in versions.items():
+            table.add_row(name, version or "-", "unknown", "")
+    return table
+
+
 def _lines(facts: dict[str, Any]) -> dict[str, str]:
     device, memory = facts["device"], facts["memory_gib"]
-    named = ", ".join(f"{name} {version}" for name, version in facts["versions"].items() if version)
     return {
         "tunesmith": facts["tunesmith"],
         "python": f"{facts['python']} at {facts['executable']}",
         "system": facts["system"],
-        "packages": named,
         "device": (
             f"{device['device']}: {device['device_name']}, "
             f"{'native bf16' if device['native_bf16'] else 'no native bf16'}"

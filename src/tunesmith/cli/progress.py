@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from types import TracebackType
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from tunesmith.cli.output import Output
-from tunesmith.train.events import Evaluated, Event, Notice, Phase
+from tunesmith.train.events import Evaluated, Event, Notice, Phase, Sample
 from tunesmith.train.events import Progress as Step
 
 # Without a terminal, a line every so many hundredths of the run.
@@ -23,6 +24,8 @@ class ProgressView:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._next_line = 0.0
+        self._next_sample = 0.0
+        self._sampled_at = 0
 
     def __enter__(self) -> ProgressView:
         return self
@@ -40,12 +43,26 @@ class ProgressView:
         elif isinstance(event, Notice):
             self._out.say(f"note: {event.message}", style="yellow")
         elif isinstance(event, Evaluated):
-            self._out.say(f"step {event.step}: evaluation loss {event.loss:.4f}")
+            self._out.say(f"step {event.step}: evaluation loss {event.loss:.4f}{_also(event.metrics)}")
+        elif isinstance(event, Sample):
+            self._show_sample(event)
         elif self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=event.step, total=event.num_steps, note=step_note(event))
         elif event.step >= self._next_line * event.num_steps or event.step == event.num_steps:
             self._next_line = event.step / event.num_steps + LINE_EVERY
             self._out.say(f"step {step_note(event)}")
+
+    def _show_sample(self, sample: Sample) -> None:
+        """The answers of a step, some ten times a run."""
+        place = (sample.step - 1) / sample.num_steps
+        if self._sampled_at != sample.step and place < self._next_sample:
+            return
+        self._sampled_at, self._next_sample = sample.step, place + LINE_EVERY
+        rewards = ", ".join(
+            f"{name} {'none' if value is None else f'{value:.3g}'}" for name, value in sample.rewards.items()
+        )
+        self._out.say(f"  asked     {_one_line(sample.prompt)}", style="dim")
+        self._out.say(f"  answered  {_one_line(sample.completion)}  [{rewards}]", style="dim")
 
     def _begin_phase(self, name: str) -> None:
         self.close()
@@ -79,12 +96,21 @@ def step_note(step: Step) -> str:
     """Loss, tokens per second and time left of a step, in one line."""
     parts = [f"{step.step}/{step.num_steps}"]
     if step.loss is not None:
-        parts.append(f"loss {step.loss:.3f}")
+        parts.append(f"loss {step.loss:.3f}{_also(step.metrics)}")
     if step.tokens_per_s is not None:
         parts.append(f"{step.tokens_per_s:,.0f} tokens/s")
     if step.eta_s is not None and step.step < step.num_steps:
         parts.append(f"{duration(step.eta_s)} left")
     return "  ".join(parts)
+
+
+def _also(metrics: Mapping[str, float]) -> str:
+    return "".join(f"  {words} {value:.3f}" for words, value in metrics.items())
+
+
+def _one_line(text: str, limit: int = 100) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else f"{flat[: limit - 3]}..."
 
 
 def duration(seconds: float) -> str:

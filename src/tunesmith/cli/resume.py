@@ -27,7 +27,8 @@ def resume(
 ) -> None:
     """Go on with a run that stopped, from its newest checkpoint."""
     with verb("resume", as_json, debug) as out:
-        from tunesmith.train import sft
+        from tunesmith.train.setup import set_up
+        from tunesmith.train.training import train
 
         run = RunFolder.open(run_path)
         if run.status() in ("done", "running"):
@@ -41,7 +42,7 @@ def resume(
         with libraries_logged() as log, ProgressView(out) as view:
             log.attach(run.log_path)
             with setting_up(f"tunesmith resume {run.path}"):
-                setup = sft.set_up(config, view)
+                setup = set_up(config, view, run)
             view.close()
             refuse_other_data(run, setup.data.report.fingerprint)
             out.render(setup_table(setup, run.path))
@@ -50,7 +51,7 @@ def resume(
             )
             run.mark_running()
             with recorded(run, keep=True):
-                result = sft.train(setup, run, view, checkpoint=newest[0] if newest else None)
+                result = train(setup, run, view, checkpoint=newest[0] if newest else None)
         finished(out, run, result)
 
 

@@ -53,13 +53,14 @@ def train(
 def run_training(out: Output, loaded: LoadedConfig, *, dry_run: bool) -> None:
     """Check, show, train and report; with `dry_run` stop before anything is written."""
     from tunesmith.cli.training import finished, setting_up, start_run
-    from tunesmith.train import sft
+    from tunesmith.train.setup import set_up
+    from tunesmith.train.training import train
 
     run_path = Path(loaded.config.run_dir or new_run_path(loaded.config.method, loaded.config.model))
     refuse_taken(run_path)
     with libraries_logged() as log, ProgressView(out) as view:
         with setting_up("give the same command again"):
-            setup = sft.set_up(loaded.config, view)
+            setup = set_up(loaded.config, view)
         view.close()
         out.render(setup_table(setup, run_path))
         if dry_run:
@@ -68,5 +69,5 @@ def run_training(out: Output, loaded: LoadedConfig, *, dry_run: bool) -> None:
             out.document(run=str(run_path), dry_run=True, provenance=loaded.provenance, **setup.record())
             return
         with start_run(run_path, setup, loaded.provenance, log) as run:
-            result = sft.train(setup, run, view)
+            result = train(setup, run, view)
     finished(out, run, result)

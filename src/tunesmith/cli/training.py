@@ -15,13 +15,12 @@ from tunesmith.errors import DiskSpaceError, RunStopped
 from tunesmith.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from tunesmith.train.sft import SftSetup, TrainResult
+    from tunesmith.train.setup import Setup
+    from tunesmith.train.training import TrainResult
 
 
 @contextmanager
-def start_run(
-    path: Path, setup: SftSetup, provenance: dict[str, str], log: LibraryLog
-) -> Iterator[RunFolder]:
+def start_run(path: Path, setup: Setup, provenance: dict[str, str], log: LibraryLog) -> Iterator[RunFolder]:
     """A run folder that is kept once a step was done, and removed when the run failed before."""
     run = RunFolder.create(path, {**setup.record(), "provenance": provenance})
     log.attach(run.log_path)

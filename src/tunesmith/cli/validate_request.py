@@ -51,11 +51,11 @@ def request_of(flags: Flags, view: DataProgress, stream: Stream | None, fixes: F
     Raises:
         TunesmithError: something that the flags name doesn't exist or can't be loaded.
     """
-    from tunesmith.data.checks.rewards import load_reward
     from tunesmith.data.column_map import parse_map
     from tunesmith.data.fix import refuse_output
     from tunesmith.data.partial import Checks
     from tunesmith.data.validate import Request
+    from tunesmith.rewards.loading import load_reward
 
     if flags.fix:
         refuse_output(flags.fix, flags.data[0])

@@ -1,4 +1,8 @@
-"""A source, checked and encoded: rows become a file of token ids as they are read, never all in memory."""
+"""A source, checked and encoded: rows become a file of token ids as they are read, never all in memory.
+
+Prompts that a model shall answer stay text beside their other columns, which rewards need: TRL tokenises them
+when it asks, and here they are only measured.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,31 +26,30 @@ from tunesmith.data.formats import require
 from tunesmith.data.layout import Layout
 from tunesmith.data.partial import Checks, Partial, check_batches
 from tunesmith.data.row_source import RowSource, open_rows
-from tunesmith.data.tokens import Encoded, Encoder, all_cores, last_learned
+from tunesmith.data.token_rows import SCHEMAS, token_row
+from tunesmith.data.tokens import Encoded, Encoder, all_cores
 from tunesmith.data.validate import column_names, given_for
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_SCHEMA = pa.schema(
-    [
-        ("input_ids", pa.list_(pa.int32())),
-        ("labels", pa.list_(pa.int32())),
-        ("length", pa.int64()),  # before the cut
-        ("ends", pa.bool_()),  # whether the last token to learn ends a turn or a text
-    ]
-)
+# So many sound rows of prompts are kept with their numbers, for rewards to be tried on.
+SAMPLE_ROWS = 64
 
 
 @dataclass
 class EncodedSource:
-    """Token ids of a source's rows, cut to max_length, and all that was found out about them on the way."""
+    """Token ids of a source's rows, cut to max_length, and all that was found out about them on the way.
+
+    `sample` holds the first rows with their numbers where the rows are prompts.
+    """
 
     source: DatasetSource
     dataset: Dataset
     checked: Partial
     num_left_out: int
+    sample: list[tuple[int, Row]]
 
 
 def encode_source(
@@ -67,7 +71,8 @@ def encode_source(
         )
     known = column_names(sample)
     layout = require(config.method, known, sample, given, source.path)
-    checked = check_batches(rows.batches(layout.root_columns), layout, config.method, Checks(), known=known)
+    columns = None if layout.kind == "prompts" else layout.root_columns
+    checked = check_batches(rows.batches(columns), layout, config.method, Checks(), known=known)
     writer = _Writer(layout, config, tokenizer)
     try:
         with all_cores():
@@ -78,13 +83,14 @@ def encode_source(
             where=source.path,
             fix="make room on the disk, or point HF_HOME at another one",
         ) from error
-    return EncodedSource(source, dataset, checked, checked.num_rows - len(dataset))
+    return EncodedSource(source, dataset, checked, checked.num_rows - len(dataset), writer.sample)
 
 
 class _Writer:
     def __init__(self, layout: Layout, config: RunConfig, tokenizer: Any) -> None:
+        self.sample: list[tuple[int, Row]] = []
         self._layout = layout
-        self._config = config
+        self._limit = config.max_length
         encoder = Encoder(
             tokenizer,
             layout.kind,
@@ -98,35 +104,64 @@ class _Writer:
     def write(self, rows: RowSource, checked: Partial) -> Dataset:
         import datasets
 
-        checked.tokens = TokenCounts(self._config.max_length)
+        checked.tokens = TokenCounts(self._limit)
         self._bad = frozenset(checked.bad_rows)
+        if self._layout.kind == "prompts":
+            return self._prompts(rows, checked, checked.tokens)
         cache = Path(datasets.config.HF_DATASETS_CACHE)
         cache.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="tunesmith-", dir=cache))
         # Workers of a data loader may open the file again, so it stays as long as this process.
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         path = folder / "rows.arrow"
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, _SCHEMA) as stream:
+        schema = SCHEMAS[self._layout.kind]
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
             for batch in rows.batches(self._layout.root_columns):
-                stream.write_batch(self._encoded(batch, checked, checked.tokens))
+                made = [
+                    token_row(self._layout.kind, row, texts, self._limit, self._marks)
+                    for _, row, texts in self._encoded(batch, checked, checked.tokens)
+                    if all(each.num_learned for each in texts)
+                ]
+                columns = {name: [row[name] for row in made] for name in schema.names}
+                stream.write_batch(pa.RecordBatch.from_pydict(columns, schema=schema))
         return datasets.Dataset.from_file(str(path))
 
-    def _encoded(self, batch: Batch, checked: Partial, counts: TokenCounts) -> pa.RecordBatch:
+    def _prompts(self, rows: RowSource, checked: Partial, counts: TokenCounts) -> Dataset:
+        import datasets
+
+        made: list[Row] = []
+        for batch in rows.batches():
+            for number, row, texts in self._encoded(batch, checked, counts):
+                made.append(row | {"length": len(texts[0].ids)})
+                if len(self.sample) < SAMPLE_ROWS:
+                    self.sample.append((number, row))
+        try:
+            return datasets.Dataset.from_list(made)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"a column of {rows.source.path} changes its type: {str(error).splitlines()[0][:200]}",
+                where=rows.source.path,
+                fix="give each column that a reward reads one type in all rows",
+            ) from error
+
+    def _encoded(
+        self, batch: Batch, checked: Partial, counts: TokenCounts
+    ) -> Iterator[tuple[int, Row, list[Encoded]]]:
+        """Number, canonical row and encoded texts of the rows that can be rendered."""
         canonical = [(number, convert(row, self._layout)) for number, row in self._sound_rows(batch)]
-        columns: list[list[Any]] = [[], [], [], []]
-        for _, found, encoded in self._tokens.encode(canonical, counts):
-            checked.log.extend(found)
-            if encoded is not None and encoded.num_learned:
-                for column, value in zip(columns, self._cut(encoded), strict=True):
-                    column.append(value)
-        return pa.record_batch(columns, schema=_SCHEMA)
+        rows = iter(canonical)
+        found_in = self._tokens.encode(canonical, counts)
+        for number, group in groupby(found_in, key=lambda each: each[0]):
+            row = next(row for each, row in rows if each == number)
+            texts = []
+            for _, findings, encoded in group:
+                checked.log.extend(findings)
+                texts.append(encoded)
+            whole = [each for each in texts if each is not None]
+            if len(whole) == len(texts):
+                yield number, row, whole
 
     def _sound_rows(self, batch: Batch) -> Iterator[tuple[int, Row]]:
         for number, row in enumerate(batch.rows(), batch.first_row):
             if number not in self._bad and not isinstance(row, BadRow):
                 yield number, row
-
-    def _cut(self, encoded: Encoded) -> tuple[list[int], list[int], int, bool]:
-        limit = self._config.max_length
-        ids, labels = encoded.ids[:limit], encoded.labels[:limit]
-        return ids, labels, len(encoded.ids), last_learned(labels) in self._marks

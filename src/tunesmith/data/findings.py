@@ -75,6 +75,7 @@ CODES: dict[str, Code] = {
     "D208": Code("info", "template has no generation marks", "nothing to do: turns are found by rendering"),
     "D209": Code("error", "tokenizer and model don't fit", "use the tokenizer that came with the model"),
     "D210": Code("info", "plain text for a chat model", "use conversations to train the chat template"),
+    "D211": Code("error", "the pair is the same once cut", "raise max_length, or shorten the prompt"),
     # Set: rows beside each other.
     "D301": Code("warning", "exact duplicates", "keep one of each: --fix does"),
     "D302": Code("warning", "near duplicates", "look at them, and keep one of each"),

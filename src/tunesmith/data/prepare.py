@@ -2,64 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
-from array import array
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.run_config import DatasetSource, RunConfig
+from tunesmith.data.checks.rewards import check_reward
 from tunesmith.data.encoded_rows import EncodedSource, encode_source
 from tunesmith.data.findings import CODES, FindingLog, known_codes
+from tunesmith.data.learnable import DataReport, fingerprint, hold_out, keep_learnable, trained_columns
 from tunesmith.data.partial import Partial
 from tunesmith.data.report import ModelFit, conclude
-from tunesmith.data.tokens import IGNORED_LABEL
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-@dataclass
-class DataReport:
-    """What the data stage found; counts are rows unless the name says tokens.
-
-    `num_cut` and `num_dropped` are of what was read, the others of what is trained on: `num_ended` counts the
-    rows whose last token to learn ends the answer, `num_left_out` those whose faults were allowed and that
-    can't be encoded, `mixture` the rows of each source.
-    """
-
-    formats: dict[str, str] = field(default_factory=dict)
-    num_rows: int = 0
-    num_eval_rows: int = 0
-    num_tokens: int = 0
-    num_loss_tokens: int = 0
-    mean_length: float = 0.0
-    longest: int = 0
-    num_cut: int = 0
-    num_dropped: int = 0
-    num_ended: int = 0
-    num_left_out: int = 0
-    mixture: dict[str, int] = field(default_factory=dict)
-    fingerprint: str = ""
-    notes: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as run.json keeps it."""
-        return asdict(self)
-
-
 @dataclass(frozen=True)
 class PreparedData:
-    """Datasets with the columns `input_ids` and `labels` (lists of token ids, at most max_length long)."""
+    """Datasets with the columns that `token_rows` names for the method's kind of data.
+
+    Of prompts the rows themselves: `prompt` (messages, or plain text) and the columns beside it.
+    """
 
     train: Dataset
     eval: Dataset | None
     report: DataReport
 
 
-def prepare_data(config: RunConfig, tokenizer: Any) -> PreparedData:
+def prepare_data(
+    config: RunConfig, tokenizer: Any, rewards: Mapping[str, Callable[..., Any]] | None = None
+) -> PreparedData:
     """Everything that will be trained and evaluated on, as token ids; every row is checked first.
+
+    `rewards` are tried on the first rows, before a model is loaded.
 
     Raises:
         DataError: no data, findings that stand in the way of training, or nothing left to learn from.
@@ -74,6 +52,7 @@ def prepare_data(config: RunConfig, tokenizer: Any) -> PreparedData:
     for source, part in zip(sources, parts, strict=True):
         report.formats[source.path] = part.checked.layout.name
         part.checked.evaluation = [each for other in held_out for each in other.checked.signatures]
+        _try_rewards(part, rewards or {}, report)
         report.notes += verdict(source, part.checked, config, tokenizer)
     for part in held_out:
         report.notes += [
@@ -85,21 +64,38 @@ def prepare_data(config: RunConfig, tokenizer: Any) -> PreparedData:
         train = train.select(range(min(config.max_rows, len(train))))
     evaluation = _evaluation_rows(held_out)
     if config.test_size:
-        train, evaluation = _hold_out(train, config, report)
-    train = _keep_learnable(train, config, report)
-    report.fingerprint = fingerprint(train)
+        train, evaluation = hold_out(train, config, report)
+    train = keep_learnable(train, config, report)
+    report.fingerprint = fingerprint(train, config.kind)
     if len(sources) > 1:
         taken = Counter(train["source"])
         report.mixture = {f"{each.path}#{index}": taken[index] for index, each in enumerate(sources)}
     if evaluation is not None:
         seen = DataReport()
-        evaluation = _keep_learnable(evaluation, config, seen)
+        evaluation = keep_learnable(evaluation, config, seen)
         report.num_eval_rows = len(evaluation)
         report.notes += [f"evaluation: {note}" for note in seen.notes]
-    keep = ["input_ids", "labels"]
+    columns = trained_columns(train, config.kind)
     return PreparedData(
-        train.select_columns(keep), None if evaluation is None else evaluation.select_columns(keep), report
+        train.select_columns(columns),
+        None if evaluation is None else evaluation.select_columns(trained_columns(evaluation, config.kind)),
+        report,
     )
+
+
+def _try_rewards(part: EncodedSource, rewards: Mapping[str, Callable[..., Any]], report: DataReport) -> None:
+    """Call each reward on the first rows; what is wrong with it is a finding like any other."""
+    for name, function in rewards.items():
+        tried, found = check_reward(
+            function,
+            name,
+            [row for _, row in part.sample],
+            row_numbers=[number for number, _ in part.sample],
+            reference=part.checked.layout.columns.get("reference"),
+        )
+        part.checked.log.extend(found)
+        if tried:
+            report.rewards[name] = tried.said()
 
 
 def verdict(source: DatasetSource, checked: Partial, config: RunConfig, tokenizer: Any) -> list[str]:
@@ -149,15 +145,6 @@ def _first(log: FindingLog, code: str) -> str:
     return f"{place}{found.message}" + (f", and {count - 1:,} more" if count > 1 else "")
 
 
-def fingerprint(dataset: Dataset) -> str:
-    """SHA-256 over the token ids and labels, in order: two runs on the same data have the same one."""
-    digest = hashlib.sha256()
-    for batch in dataset.select_columns(["input_ids", "labels"]).iter(batch_size=1000):
-        for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
-            digest.update(array("q", [len(ids), *ids, *labels]).tobytes())
-    return digest.hexdigest()
-
-
 def _mix(parts: list[Dataset], sources: tuple[DatasetSource, ...], seed: int) -> Dataset:
     """One dataset: all rows in a seeded order, or by weight until a source runs out (no row twice).
 
@@ -170,12 +157,19 @@ def _mix(parts: list[Dataset], sources: tuple[DatasetSource, ...], seed: int) ->
     named = [part.add_column("source", [index] * len(part)) for index, part in enumerate(parts)]
     # RunConfig holds that either every source has a weight or none has.
     weights = [source.weight for source in sources if source.weight is not None]
-    if not weights:
-        return datasets.concatenate_datasets(named).shuffle(seed=seed)
-    shares = [weight / sum(weights) for weight in weights]
-    return datasets.interleave_datasets(
-        named, probabilities=shares, seed=seed, stopping_strategy="first_exhausted"
-    )
+    try:
+        if not weights:
+            return datasets.concatenate_datasets(named).shuffle(seed=seed)
+        shares = [weight / sum(weights) for weight in weights]
+        return datasets.interleave_datasets(
+            named, probabilities=shares, seed=seed, stopping_strategy="first_exhausted"
+        )
+    except ValueError as error:  # of prompts the columns are the user's own
+        raise DataError(
+            f"the datasets can't be mixed, as their columns differ: {str(error).splitlines()[0][:200]}",
+            where="dataset",
+            fix="give all of them the same columns, each of one type",
+        ) from error
 
 
 def _evaluation_sources(config: RunConfig) -> list[DatasetSource]:
@@ -191,66 +185,3 @@ def _evaluation_rows(held_out: list[EncodedSource]) -> Dataset | None:
     import datasets
 
     return datasets.concatenate_datasets([part.dataset for part in held_out]) if held_out else None
-
-
-def _hold_out(train: Dataset, config: RunConfig, report: DataReport) -> tuple[Dataset, Dataset]:
-    """Rows to train and rows to evaluate on; copies of the latter are taken out of the former."""
-    size = config.test_size or 0
-    count = int(size) if size >= 1 else max(1, round(size * len(train)))
-    if count >= len(train):
-        raise DataError(
-            f"test_size {size:g} leaves no row of {len(train)} to train on",
-            where="test_size",
-            fix="make it smaller",
-        )
-    halves = train.train_test_split(test_size=count, seed=config.seed)
-    held_out = {_row_hash(ids) for ids in halves["test"]["input_ids"]}
-    keep = [i for i, ids in enumerate(halves["train"]["input_ids"]) if _row_hash(ids) not in held_out]
-    copies = len(halves["train"]) - len(keep)
-    if not copies:
-        return halves["train"], halves["test"]
-    if not keep:
-        raise DataError(
-            "every row to train on is held out for evaluation too: the data set is one row, many times",
-            where="test_size",
-            fix="give more rows, or leave test_size out",
-        )
-    report.notes.append(f"{copies} training rows equal rows held out for evaluation, and are left out")
-    return halves["train"].select(keep), halves["test"]
-
-
-def _keep_learnable(dataset: Dataset, config: RunConfig, report: DataReport) -> Dataset:
-    """The rows in which some token carries loss after the cut, and the counts of what was lost."""
-    lengths = dataset["length"][:]
-    ends = dataset["ends"][:]
-    keep: list[int] = []
-    for index, labels in enumerate(dataset["labels"]):
-        learned = sum(label != IGNORED_LABEL for label in labels)
-        if learned:
-            keep.append(index)
-            report.num_tokens += len(labels)
-            report.num_loss_tokens += learned
-    report.num_rows = len(keep)
-    report.num_dropped = len(dataset) - len(keep)
-    report.num_cut = sum(length > config.max_length for length in lengths)
-    report.num_ended = sum(ends[index] for index in keep)
-    report.longest = max(lengths, default=0)
-    report.mean_length = round(report.num_tokens / max(1, len(keep)), 1)
-    if not keep:
-        raise DataError(
-            f"no row keeps a token to learn: max_length {config.max_length} cuts all {len(dataset)} before",
-            where="max_length",
-            fix=f"set max_length to {report.longest} or more",
-        )
-    if report.num_cut:
-        dropped = f"; {report.num_dropped} of them lose every token that carries loss and are dropped"
-        report.notes.append(
-            f"{report.num_cut} of {len(dataset)} rows are longer than max_length {config.max_length}"
-            + " and are cut"
-            + (dropped if report.num_dropped else "")
-        )
-    return dataset if len(keep) == len(dataset) else dataset.select(keep)
-
-
-def _row_hash(ids: list[int]) -> bytes:
-    return hashlib.sha256(array("q", ids).tobytes()).digest()

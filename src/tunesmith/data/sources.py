@@ -1,4 +1,4 @@
-"""Opening a dataset: Hub ids through the real loaders, local files and folders, `save_to_disk` folders."""
+"""Opening a dataset: Hub ids by the real loaders, local files and folders, `save_to_disk` folders, tasks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.run_config import DatasetSource
-from tunesmith.errors import DataError, DownloadError
+from tunesmith.data.reasoning_gym import is_reasoning_gym, open_task
+from tunesmith.errors import DataError, DownloadError, TunesmithError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,6 +25,7 @@ def open_dataset(source: DatasetSource) -> Dataset:
     Raises:
         DataError: nothing is there, the split or configuration doesn't exist, or it can't be parsed.
         DownloadError: the Hub can't be reached, or refuses.
+        MissingPackageError: a task of reasoning-gym is named, which is not installed.
     """
     import datasets
 
@@ -35,6 +37,9 @@ def open_dataset(source: DatasetSource) -> Dataset:
             dataset = _open_file(path, source)
         elif path.is_dir():
             dataset = _open_folder(path, source)
+        elif is_reasoning_gym(source.path):
+            refuse_other_split(source, ["train"])
+            dataset = open_task(source)
         elif _looks_local(source.path):
             raise DataError(
                 f"there is no file or folder {source.path}",
@@ -43,7 +48,7 @@ def open_dataset(source: DatasetSource) -> Dataset:
             )
         else:
             dataset = datasets.load_dataset(source.path, source.config, split=source.split)
-    except (DataError, DownloadError):
+    except TunesmithError:
         raise
     except Exception as error:  # loaders raise dozens of kinds; each becomes a sentence (test_bad_input.py)
         raise sentence(error, source) from error

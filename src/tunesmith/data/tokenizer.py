@@ -9,8 +9,8 @@ from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import DownloadError, ModelError
 
 
-def load_tokenizer(config: RunConfig) -> Any:
-    """The model's fast tokenizer, with a padding token.
+def load_tokenizer(config: RunConfig, name: str | None = None, revision: str | None = None) -> Any:
+    """The fast tokenizer of the model, or of what `name` says, with a padding token.
 
     Raises:
         ModelError: the folder or repository holds none, or it has no end-of-text token.
@@ -18,18 +18,20 @@ def load_tokenizer(config: RunConfig) -> Any:
     """
     from transformers import AutoTokenizer
 
+    if name is None:
+        name, revision = config.model, config.model_revision
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            config.model, revision=config.model_revision, trust_remote_code=config.trust_remote_code
+            name, revision=revision, trust_remote_code=config.trust_remote_code
         )
     except Exception as error:  # transformers raises many kinds; each becomes a sentence (test_bad_input.py)
-        raise model_sentence(config.model, error, "tokenizer") from error
+        raise model_sentence(name, error, "tokenizer") from error
     if not tokenizer.is_fast:
-        raise ModelError(f"{config.model} has no fast tokenizer", where=config.model)
+        raise ModelError(f"{name} has no fast tokenizer", where=name)
     if tokenizer.eos_token is None:
         raise ModelError(
-            f"the tokenizer of {config.model} names no end-of-text token: no answer would ever end",
-            where=config.model,
+            f"the tokenizer of {name} names no end-of-text token: no answer would ever end",
+            where=name,
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -12,6 +12,8 @@ from tunesmith.plan.facts import MachineFacts, ModelFacts
 GIB = 2**30
 # Bytes an fp32 AdamW keeps per trained weight: weight, gradient, two moments.
 TRAINED_BYTES = 16
+# NormalFloat4 with its quantised constants: 4.127 bits a weight (QLoRA paper, arXiv 2305.14314, section 3).
+FOUR_BIT_BYTES = 4.127 / 8
 # A run may use this share of what is free; the rest is fragmentation and what the estimate misses.
 MEMORY_SHARE = 0.8
 
@@ -33,10 +35,20 @@ class Choice:
         return asdict(self)
 
 
-def choose(config: RunConfig, machine: MachineFacts, model: ModelFacts, row_length: int) -> Choice:
+def choose(
+    config: RunConfig,
+    machine: MachineFacts,
+    model: ModelFacts,
+    row_length: int,
+    *,
+    whole_logits: bool = False,
+    num_frozen_params: int = 0,
+) -> Choice:
     """The largest micro-batch that fits, with recomputed activations only where nothing else fits.
 
-    `row_length` is the longest row in tokens. The global batch is the user's and is never changed.
+    `row_length` is the longest row in tokens, both texts of a pair. The global batch is the user's and is
+    never changed. `whole_logits` is for losses that keep the logits of every token, `num_frozen_params` what
+    other models (a reference, a teacher) hold beside.
 
     Raises:
         ConfigError: fp16 was asked for on a CPU, or the batch can't be shared as pinned or over the devices.
@@ -49,7 +61,15 @@ def choose(config: RunConfig, machine: MachineFacts, model: ModelFacts, row_leng
     wanted = config.gradient_checkpointing
     for checkpointing in (False, True) if wanted is None else (wanted,):
         for micro_batch in per_device:
-            need = memory_gib(model, precision, config.tuning, micro_batch * row_length, checkpointing)
+            need = memory_gib(
+                model,
+                precision,
+                config.tuning,
+                micro_batch * row_length,
+                checkpointing,
+                whole_logits=whole_logits,
+                num_frozen_params=num_frozen_params,
+            )
             if need <= free or (micro_batch == per_device[-1] and (checkpointing or wanted is not None)):
                 reasons.append(
                     f"{micro_batch} rows at a time: about {max(need, 0.1):.1f} GiB "
@@ -147,7 +167,16 @@ def micro_batches(global_batch_size: int, num_devices: int) -> list[int]:
     return [size for size in range(share, 0, -1) if share % size == 0]
 
 
-def memory_gib(model: ModelFacts, precision: str, tuning: str, num_tokens: int, checkpointing: bool) -> float:
+def memory_gib(
+    model: ModelFacts,
+    precision: str,
+    tuning: str,
+    num_tokens: int,
+    checkpointing: bool,
+    *,
+    whole_logits: bool = False,
+    num_frozen_params: int = 0,
+) -> float:
     """Memory of a training step in GiB: weights, optimizer, activations of `num_tokens` and the loss.
 
     Activations per token and layer: what torch 2.13 keeps of a Llama or Qwen2 layer of transformers 5.23 with
@@ -155,7 +184,7 @@ def memory_gib(model: ModelFacts, precision: str, tuning: str, num_tokens: int, 
     widths and ten hidden ones in fp32, twelve in 16 bit, where norms work in fp32. No scores are kept.
     """
     value_bytes = 4 if precision == "fp32" else 2
-    base_bytes = value_bytes if tuning == "lora" else 4
+    base_bytes = {"full": 4.0, "lora": float(value_bytes), "qlora": FOUR_BIT_BYTES}[tuning]
     weights = model.num_params * base_bytes + model.num_trainable_params * (
         TRAINED_BYTES - 4 * (tuning == "full")
     )
@@ -163,6 +192,8 @@ def memory_gib(model: ModelFacts, precision: str, tuning: str, num_tokens: int, 
     per_layer = (4 * model.intermediate_size + hidden_widths * model.hidden_size) * value_bytes
     kept = model.num_layers * (model.hidden_size * value_bytes if checkpointing else per_layer)
     working = per_layer if checkpointing else 0.0
-    # TRL computes the loss in chunks of tokens; two fp32 chunks of logits are alive at once.
-    logits = 2 * min(num_tokens, 1024) * model.vocab_size * 4
+    # TRL computes most losses in chunks of tokens; two fp32 chunks of logits are alive at once. Where logits
+    # are kept whole, so are their log-probabilities and the gradient.
+    logits = (3 * num_tokens if whole_logits else 2 * min(num_tokens, 1024)) * model.vocab_size * 4
+    weights += num_frozen_params * value_bytes
     return (weights + num_tokens * (kept + working) + logits) / GIB

@@ -19,7 +19,7 @@ import psutil
 
 from tunesmith import __version__
 from tunesmith.errors import RunFolderError
-from tunesmith.runs.files import write_json_whole
+from tunesmith.runs.files import append_json_line, read_json_lines, write_json_whole
 
 RUN_SCHEMA = "tunesmith-run/1"
 RUNS_ROOT = Path("runs")
@@ -125,25 +125,19 @@ class RunFolder:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("ab+") as file:
-            # A kill may have torn the last line: begin a new one, or this row is lost with it.
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 1))
-            torn = file.read(1) not in (b"", b"\n")
-            file.write((b"\n" if torn else b"") + json.dumps(row).encode() + b"\n")
+        append_json_line(self.path / "metrics.jsonl", row)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, torn lines left out."""
-        path = self.path / "metrics.jsonl"
-        if not path.is_file():
-            return []
-        rows = []
-        for line in path.read_bytes().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue
-        return rows
+        return read_json_lines(self.path / "metrics.jsonl")
+
+    def append_completion(self, row: dict[str, Any]) -> None:
+        """Add a line to completions.jsonl: an answer that the model gave in training, with its rewards."""
+        append_json_line(self.path / "completions.jsonl", row)
+
+    def read_completions(self) -> list[dict[str, Any]]:
+        """The rows of completions.jsonl, torn lines left out."""
+        return read_json_lines(self.path / "completions.jsonl")
 
     @property
     def checkpoints_path(self) -> Path:
@@ -154,6 +148,11 @@ class RunFolder:
     def model_path(self) -> Path:
         """The trained model or adapter; exists only when the run is done."""
         return self.path / "model"
+
+    @property
+    def base_path(self) -> Path:
+        """The base that the adapter in model/ belongs to, where the run made it: an earlier run's, merged."""
+        return self.path / "base"
 
     @property
     def log_path(self) -> Path:

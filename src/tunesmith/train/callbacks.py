@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -20,9 +20,11 @@ from tunesmith.train.events import Evaluated, Listener, Notice, Progress
 class ProgressCallback(TrainerCallback):
     """Tells the listener of every step and writes every log to metrics.jsonl."""
 
-    def __init__(self, run: RunFolder, listener: Listener) -> None:
+    def __init__(self, run: RunFolder, listener: Listener, headline: Sequence[tuple[str, str]]) -> None:
         self._run = run
         self._listener = listener
+        self._headline = headline
+        self._told: dict[str, float] = {}
         self._loss: float | None = None
         self._tokens_per_s: float | None = None
         self._last_tokens = 0.0
@@ -50,15 +52,21 @@ class ProgressCallback(TrainerCallback):
         self._run.append_metrics({key: _finite(value) for key, value in row.items()})
         if "loss" in logs:
             self._loss = logs["loss"]
+            self._told = self._headlines(logs, "")
             self._tell_progress(state)
         if "eval_loss" in logs:
-            self._listener(Evaluated(state.global_step, float(logs["eval_loss"])))
+            told = self._headlines(logs, "eval_")
+            self._listener(Evaluated(state.global_step, float(logs["eval_loss"]), told))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stepped_s += time.monotonic() - self._step_began_at
         # A step that is logged is told with its own loss, a moment later.
         if not control.should_log:
             self._tell_progress(state)
+
+    def _headlines(self, logs: dict[str, Any], prefix: str) -> dict[str, float]:
+        found = {words: logs.get(f"{prefix}{name}") for name, words in self._headline}
+        return {words: float(value) for words, value in found.items() if value is not None}
 
     def _tell_progress(self, state: Any) -> None:
         done, now = state.global_step - self._first_step, time.monotonic()
@@ -68,7 +76,9 @@ class ProgressCallback(TrainerCallback):
             self._warm_at = now
         else:
             eta_s = (now - self._warm_at) / (done - 1) * (state.max_steps - state.global_step)
-        self._listener(Progress(state.global_step, state.max_steps, self._loss, self._tokens_per_s, eta_s))
+        self._listener(
+            Progress(state.global_step, state.max_steps, self._loss, self._tokens_per_s, eta_s, self._told)
+        )
 
 
 class StopCallback(TrainerCallback):
@@ -107,6 +117,42 @@ class StopCallback(TrainerCallback):
         notice = Notice(f"{self.received.name}: stopping after this step{again}")
         # Said from another thread: this one may hold the terminal's lock just now.
         threading.Thread(target=self._listener, args=(notice,), daemon=True).start()
+
+
+class SignalCallback(TrainerCallback):
+    """Stops a run in which for so many steps all answers to a prompt got one reward: nothing is learned."""
+
+    def __init__(self, max_steps: int | None) -> None:
+        self.reason: str | None = None
+        self.advice = ""
+        self._max_steps = max_steps
+        self._num_dead = 0
+        self._last_step = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._last_step = state.global_step
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        dead = (logs or {}).get("frac_reward_zero_std")
+        if dead is None or self._max_steps is None:
+            return
+        # TRL gives the mean over the steps since the last log.
+        self._num_dead = self._num_dead + state.global_step - self._last_step if dead >= 1 else 0
+        self._last_step = state.global_step
+        if self._num_dead >= self._max_steps and state.global_step < state.max_steps:
+            reward = float((logs or {}).get("reward") or 0.0)
+            self.reason = (
+                f"no signal in {self._num_dead} steps: all answers to a prompt got the same reward, "
+                f"{reward:.3g} on average"
+            )
+            self.advice = (
+                "if they are all wrong, give easier prompts, a reward with partial credit, more "
+                "num_generations or a higher trl.temperature; if all right, harder prompts"
+            )
+            control.should_save = True
+            control.should_training_stop = True
 
 
 def _finite(value: Any) -> Any:

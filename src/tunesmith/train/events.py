@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Progress:
     """A step is done. `loss` and `tokens_per_s` are of the last logged window, None before the first.
 
     `eta_s` is the time left in seconds, None after the first step, which tells nothing of the others.
+    `metrics` are the method's own, such as the reward, by the words for them.
     """
 
     step: int
@@ -32,15 +33,29 @@ class Progress:
     loss: float | None
     tokens_per_s: float | None
     eta_s: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation is done."""
+    """An evaluation is done; `metrics` as in `Progress`."""
 
     step: int
     loss: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-Event = Phase | Notice | Progress | Evaluated
+@dataclass(frozen=True)
+class Sample:
+    """An answer that the model gave in training, with its rewards and their weighted sum."""
+
+    step: int
+    num_steps: int
+    prompt: str
+    completion: str
+    rewards: Mapping[str, float | None]
+    reward: float
+
+
+Event = Phase | Notice | Progress | Evaluated | Sample
 Listener = Callable[[Event], None]

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.tokenizer import model_sentence
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, MissingPackageError
+from tunesmith.plan.choice import Choice
 from tunesmith.plan.facts import ModelFacts
+from tunesmith.runs.folder import RunFolder
+from tunesmith.train.method_trainer import MethodTrainer
+from tunesmith.train.origin import Origin
 
 
-def load_model_config(config: RunConfig) -> Any:
-    """The model's transformers configuration.
+def load_model_config(config: RunConfig, model: str, revision: str | None) -> Any:
+    """A model's transformers configuration.
 
     Raises:
         ModelError: there is none to load.
@@ -21,15 +30,15 @@ def load_model_config(config: RunConfig) -> Any:
 
     try:
         return AutoConfig.from_pretrained(
-            config.model, revision=config.model_revision, trust_remote_code=config.trust_remote_code
+            model, revision=revision, trust_remote_code=config.trust_remote_code
         )
     except Exception as error:  # transformers raises many kinds; each becomes a sentence (test_bad_input.py)
-        raise model_sentence(config.model, error, "configuration") from error
+        raise model_sentence(model, error, "configuration") from error
 
 
-def lora_config(config: RunConfig) -> Any | None:
+def lora_config(config: RunConfig, task_type: str = "CAUSAL_LM") -> Any | None:
     """peft's LoraConfig, or None for full fine-tuning."""
-    if config.tuning == "full":
+    if not config.has_adapter:
         return None
     from peft import LoraConfig
 
@@ -39,30 +48,22 @@ def lora_config(config: RunConfig) -> Any | None:
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=targets if isinstance(targets, str) and not _is_name(targets) else _names(targets),
-        task_type="CAUSAL_LM",
+        use_dora=config.use_dora,
+        task_type=task_type,
     )
 
 
-def measure_model(config: RunConfig, model_config: Any) -> ModelFacts:
+def measure_model(config: RunConfig, model_config: Any, method: MethodTrainer) -> ModelFacts:
     """Exact sizes, counted on the meta device: no weight is loaded.
 
     Raises:
         ConfigError: a LoRA target matches no module.
-        ModelError: the architecture is no causal language model.
+        ModelError: the architecture is none that the method can train.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
-    except ValueError as error:
-        raise model_sentence(config.model, error, "causal language model") from error
+    model = _meta_model(config, model_config, method)
     num_params = sum(weight.numel() for weight in model.parameters())
     text = model_config.get_text_config()
-    trainable = num_params
-    if config.tuning == "lora":
-        trainable = _count_lora(config, model)
+    trainable = _count_lora(config, model, method.task_type()) if config.has_adapter else num_params
     return ModelFacts(
         num_params=num_params,
         num_trainable_params=trainable,
@@ -73,31 +74,161 @@ def measure_model(config: RunConfig, model_config: Any) -> ModelFacts:
     )
 
 
-def load_model(config: RunConfig, precision: str) -> Any:
-    """The model with its weights, in fp32 unless a frozen base can stay in 16 bit.
+def _meta_model(config: RunConfig, model_config: Any, method: MethodTrainer) -> Any:
+    import torch
+
+    for name, value in method.model_options().items():
+        setattr(model_config, name, value)
+    try:
+        with torch.device("meta"):
+            return method.model_class().from_config(model_config, trust_remote_code=config.trust_remote_code)
+    except ValueError as error:
+        raise model_sentence(config.model, error, "causal language model") from error
+
+
+def load_model(
+    config: RunConfig, choice: Choice, method: MethodTrainer, origin: Origin, run: RunFolder | None
+) -> Any:
+    """The model with its weights, in fp32 unless a frozen base can stay in 16 bit, on the run's device.
+
+    What an earlier run learned is merged in; an adapter on top of that needs the merged base, so `run` keeps
+    it. A `run` is needed for that alone.
 
     Raises:
         ModelError: the weights can't be loaded.
         DownloadError: the Hub can't be reached, or refuses.
+        MissingPackageError: qlora, and bitsandbytes isn't installed.
+    """
+    where, revision = origin.model, origin.revision
+    if origin.adapter and run:
+        where, revision = str(_merge(config, method, origin, run)), None
+    options = _load_options(config, choice)
+    model = _from_pretrained(config, method, where, revision, options)
+    if run and run.base_path.is_dir():
+        # peft writes this into the adapter's configuration, for whoever loads it.
+        model.name_or_path = model.config._name_or_path = str(run.base_path.resolve())
+    return model if config.tuning == "qlora" else model.to(choice.device)
+
+
+def load_teacher(config: RunConfig, choice: Choice) -> Any:
+    """The model to distil from, frozen, in the precision of the run.
+
+    Raises:
+        ModelError, DownloadError: it can't be loaded.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    frozen_base = config.tuning == "lora" and precision != "fp32"
-    sixteen_bit = torch.bfloat16 if precision == "bf16" else torch.float16
-    options: dict[str, Any] = {
-        "dtype": sixteen_bit if frozen_base else torch.float32,
-        "revision": config.model_revision,
-        "trust_remote_code": config.trust_remote_code,
-        **(config.trl.get("model_init_kwargs") or {}),
-    }
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    name = str(config.teacher_model)
     try:
-        return AutoModelForCausalLM.from_pretrained(config.model, **options)
+        teacher = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtypes[choice.precision], trust_remote_code=config.trust_remote_code
+        )
     except Exception as error:  # transformers raises many kinds; each becomes a sentence (test_bad_input.py)
-        raise model_sentence(config.model, error, "model") from error
+        raise model_sentence(name, error, "model") from error
+    return teacher.to(choice.device).eval().requires_grad_(False)
 
 
-def _count_lora(config: RunConfig, model: Any) -> int:
+def _load_options(config: RunConfig, choice: Choice) -> dict[str, Any]:
+    import torch
+
+    sixteen_bit = torch.bfloat16 if choice.precision == "bf16" else torch.float16
+    frozen_base = config.has_adapter and choice.precision != "fp32"
+    options: dict[str, Any] = {"dtype": sixteen_bit if frozen_base else torch.float32}
+    if config.tuning == "qlora":
+        options |= {"quantization_config": _four_bit(sixteen_bit), "device_map": {"": 0}}
+    return options | (config.trl.get("model_init_kwargs") or {})
+
+
+def _four_bit(compute_dtype: Any) -> Any:
+    """NormalFloat4 with quantised constants, as the QLoRA paper (arXiv 2305.14314) has it."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+def _from_pretrained(
+    config: RunConfig, method: MethodTrainer, where: str, revision: str | None, options: dict[str, Any]
+) -> Any:
+    try:
+        return method.model_class().from_pretrained(
+            where,
+            revision=revision,
+            trust_remote_code=config.trust_remote_code,
+            **options,
+            **method.model_options(),
+        )
+    except Exception as error:  # transformers raises many kinds; each becomes a sentence (test_bad_input.py)
+        raise model_sentence(where, error, "model") from error
+
+
+def _merge(config: RunConfig, method: MethodTrainer, origin: Origin, run: RunFolder) -> Path:
+    """The earlier run's adapter merged into its base, in fp32, written to the run's base folder."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    try:
+        base = AutoModelForCausalLM.from_pretrained(
+            origin.model,
+            revision=origin.revision,
+            dtype=torch.float32,
+            trust_remote_code=config.trust_remote_code,
+        )
+        merged = PeftModel.from_pretrained(base, origin.adapter).merge_and_unload()
+    except Exception as error:  # transformers and peft raise many kinds (test_init_from.py)
+        raise model_sentence(origin.model, error, "model") from error
+    save_whole(run.base_path, merged.save_pretrained, load_saved_tokenizer(origin).save_pretrained)
+    return run.base_path
+
+
+def load_saved_tokenizer(origin: Origin) -> Any:
+    """The tokenizer that the earlier run saved, chat template included."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(origin.tokenizer)
+
+
+def save_whole(path: Path, *savers: Callable[[Path], Any]) -> None:
+    """Let `savers` write into the folder `path`, so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    for save in savers:
+        save(temporary)
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.replace(path)
+
+
+def refuse_qlora_here(config: RunConfig, device: str) -> None:
+    """Make sure that a base in 4 bit can be had on `device`.
+
+    Raises:
+        ConfigError: the device isn't CUDA.
+        MissingPackageError: bitsandbytes isn't installed.
+    """
+    if config.tuning != "qlora":
+        return
+    if device != "cuda":
+        raise ConfigError(
+            f"qlora keeps the base in 4 bit on a CUDA device, and this run is on {device}",
+            where="tuning",
+            fix="use --tuning lora",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingPackageError(
+            "qlora needs the package bitsandbytes",
+            where="tuning",
+            fix="pip install 'tunesmith[qlora]'",
+        )
+
+
+def _count_lora(config: RunConfig, model: Any, task_type: str) -> int:
     """Trainable parameters of the adapter, from wrapping the meta model for real."""
     import torch
     from peft import get_peft_model
@@ -114,7 +245,7 @@ def _count_lora(config: RunConfig, model: Any) -> int:
                 fix=f"this model has {', '.join(names)}; or use all-linear",
             )
     try:
-        wrapped = get_peft_model(model, lora_config(config))
+        wrapped = get_peft_model(model, lora_config(config, task_type))
     except ValueError as error:
         raise ConfigError(
             f"peft refuses this LoRA: {str(error).splitlines()[0]}",

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from typing import Any
 
 from tunesmith.config.loading import nearest
 from tunesmith.config.run_config import RunConfig
-from tunesmith.data.prepare import DataReport
+from tunesmith.data.learnable import DataReport
 from tunesmith.errors import ConfigError
 from tunesmith.plan.choice import Choice
 from tunesmith.runs.folder import RunFolder
+from tunesmith.train import renamed
+from tunesmith.train.method_trainer import MethodTrainer
 
 # Ours, whatever the user writes: tracking has one owner (train.tracking), the progress bar is the caller's.
 _LOCAL_ONLY = {"disable_tqdm": True, "report_to": "none"}
@@ -24,11 +25,14 @@ def check_trl_keys(config: RunConfig, config_class: type) -> None:
     """Make sure that every key of the `trl:` table is an argument of TRL's config class.
 
     Raises:
-        ConfigError: a key isn't; the nearest one is named.
+        ConfigError: a key isn't; what became of it is told, or else the nearest one is named.
     """
     known = [field.name for field in dataclasses.fields(config_class) if field.init]
     for key in config.trl:
         if key not in known:
+            explained = renamed.explain(config_class.__name__, key)
+            if explained:
+                raise ConfigError(explained.message, where=f"trl.{key}", fix=explained.fix)
             near = nearest(key, known)
             raise ConfigError(
                 f"{config_class.__name__} of TRL has no argument {key!r}",
@@ -37,8 +41,10 @@ def check_trl_keys(config: RunConfig, config_class: type) -> None:
             )
 
 
-def sft_arguments(config: RunConfig, choice: Choice, run: RunFolder | None) -> dict[str, Any]:
-    """Keyword arguments for trl.SFTConfig; without `run` (a dry run) nothing would be written."""
+def trl_arguments(
+    method: MethodTrainer, config: RunConfig, choice: Choice, report: DataReport, run: RunFolder | None
+) -> dict[str, Any]:
+    """Keyword arguments for the method's config class; without `run` (a dry run) nothing would be written."""
     evaluates = config.has_eval
     eval_steps, save_steps = config.eval_steps, config.save_steps or config.eval_steps
     arguments: dict[str, Any] = {
@@ -52,7 +58,6 @@ def sft_arguments(config: RunConfig, choice: Choice, run: RunFolder | None) -> d
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": config.lr_scheduler_type,
         "warmup_steps": config.warmup_steps,
-        "max_length": config.max_length,
         "seed": config.seed,
         "bf16": choice.precision == "bf16",
         "fp16": choice.precision == "fp16",
@@ -69,9 +74,9 @@ def sft_arguments(config: RunConfig, choice: Choice, run: RunFolder | None) -> d
         "save_total_limit": config.save_total_limit,
         "logging_steps": config.logging_steps,
         "load_best_model_at_end": config.load_best_model_at_end or config.early_stopping_patience is not None,
-        "metric_for_best_model": "eval_loss" if evaluates else None,
-        # Rows come out of the data stage as token ids; TRL has nothing left to prepare.
-        "dataset_kwargs": {"skip_prepare_dataset": not config.trl.get("packing", False)},
+        "metric_for_best_model": method.best_metric[0] if evaluates else None,
+        "greater_is_better": method.best_metric[1] if evaluates else None,
+        **method.arguments(config, choice, report),
     }
     passed_through = {
         key: value for key, value in config.trl.items() if key not in ("model_init_kwargs", "report_to")
@@ -109,12 +114,3 @@ def refused_by_trl(error: Exception, arguments: dict[str, Any]) -> ConfigError:
 def project_name(config: RunConfig) -> str:
     """The Trackio project: as configured, else the model's name."""
     return config.project or config.model.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
-
-
-def steps_of_run(config: RunConfig, report: DataReport) -> int:
-    """Optimizer steps of the whole run; an epoch's last, smaller batch is a step too, as in transformers."""
-
-    if config.max_steps:
-        return config.max_steps
-    per_step = config.global_batch_size
-    return math.ceil(math.ceil(report.num_rows / per_step) * config.num_train_epochs)

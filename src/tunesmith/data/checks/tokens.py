@@ -103,6 +103,7 @@ class TokenChecker:
         self._share = share
         self._seed = seed
         self._last_cut = self._last_lost = -1
+        self._chosen: list[int] = []
 
     def check(self, batch: Batch, bad: AbstractSet[int], counts: TokenCounts) -> Iterator[Finding]:
         """Findings of a batch; rows in `bad` have faults that explain whatever would be said here."""
@@ -157,7 +158,17 @@ class TokenChecker:
                 yield number, [fault] if fault else [], None
                 continue
             encoded = next(made)
-            yield number, list(self._judge(number, side, encoded, counts)), encoded
+            found = list(self._judge(number, side, encoded, counts))
+            if side == "chosen":
+                self._chosen = encoded.ids
+            elif side == "rejected" and self._same_once_cut(encoded.ids):
+                said = f"chosen and rejected differ only after the {self.max_length:,} tokens that are kept"
+                found.append(Finding("D211", number, None, said))
+            yield number, found, encoded
+
+    def _same_once_cut(self, rejected: list[int]) -> bool:
+        limit = self.max_length
+        return self._chosen[:limit] == rejected[:limit] and self._chosen != rejected
 
     def _judge(
         self, number: int, side: str | None, encoded: Encoded, counts: TokenCounts

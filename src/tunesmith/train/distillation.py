@@ -1,0 +1,56 @@
+"""On-policy distillation: the student answers, and learns the teacher's distribution over its answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tunesmith.config.run_config import RunConfig
+from tunesmith.data.learnable import DataReport
+from tunesmith.errors import ConfigError, DataError
+from tunesmith.plan.choice import Choice
+from tunesmith.train.method_trainer import MethodTrainer
+
+
+class Distillation(MethodTrainer):
+    """TRL's DistillationTrainer."""
+
+    whole_logits = True
+
+    def classes(self) -> tuple[type, type]:
+        from trl import DistillationConfig, DistillationTrainer
+
+        return DistillationConfig, DistillationTrainer
+
+    def check(self, config: RunConfig) -> None:
+        if not config.teacher_model:
+            raise ConfigError(
+                "distillation needs a model to learn from",
+                where="teacher_model",
+                fix="name a larger model with the same tokenizer: --teacher-model OWNER/NAME",
+            )
+
+    def num_steps(self, config: RunConfig, report: DataReport) -> int:
+        """Steps of the run: TRL leaves out the prompts that don't fill a last step."""
+        per_epoch = report.num_rows // config.global_batch_size
+        if not per_epoch:
+            raise DataError(
+                f"there are {report.num_rows} prompts, and a step answers {config.global_batch_size}",
+                where="global_batch_size",
+                fix=f"set global_batch_size to {report.num_rows} or less",
+            )
+        return config.max_steps or max(1, int(per_epoch * config.num_train_epochs))
+
+    def row_length(self, config: RunConfig, report: DataReport) -> int:
+        return min(report.longest, config.max_length) + (config.max_completion_length or 0)
+
+    def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
+        # A teacher of at least the student's size; how much larger it is, only its download tells.
+        return num_params
+
+    def arguments(self, config: RunConfig, choice: Choice, report: DataReport) -> dict[str, Any]:
+        return {"max_completion_length": config.max_completion_length}
+
+    def parts(self, config: RunConfig, choice: Choice) -> dict[str, Any]:
+        from tunesmith.train.model import load_teacher
+
+        return {"teacher_model": load_teacher(config, choice)}

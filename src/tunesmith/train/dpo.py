@@ -1,0 +1,46 @@
+"""Direct preference optimization and its relatives, by `trl.loss_type`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tunesmith.config.run_config import RunConfig
+from tunesmith.data.learnable import DataReport
+from tunesmith.plan.choice import Choice
+from tunesmith.train.method_trainer import MethodTrainer, base_model_note, takes_token_rows
+
+
+class Dpo(MethodTrainer):
+    """TRL's DPOTrainer on `prompt_ids`, `chosen_ids` and `rejected_ids`."""
+
+    headline = (("rewards/accuracies", "accuracy"), ("rewards/margins", "margin"))
+    texts_per_row = 2
+
+    def classes(self) -> tuple[type, type]:
+        from trl import DPOConfig, DPOTrainer
+
+        return DPOConfig, takes_token_rows(DPOTrainer)
+
+    def notes(self, config: RunConfig, *, has_template: bool, report: DataReport) -> list[str]:
+        return [] if has_template else [base_model_note(config)]
+
+    def arguments(self, config: RunConfig, choice: Choice, report: DataReport) -> dict[str, Any]:
+        return {
+            "max_length": config.max_length,
+            "precompute_ref_log_probs": self._precomputes(config, report),
+        }
+
+    def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
+        keeps_reference = not config.has_adapter and config.trl.get("precompute_ref_log_probs") is False
+        return num_params if keeps_reference else 0
+
+    def _precomputes(self, config: RunConfig, report: DataReport) -> bool:
+        """Whether the reference is asked once, before training.
+
+        With full fine-tuning it is a second model, whose memory this saves. Under an adapter it costs no
+        memory, and to ask it once is less work where rows are seen more than once.
+        """
+        if config.trl.get("sync_ref_model"):
+            return False
+        rows_seen = self.num_steps(config, report) * config.global_batch_size
+        return not config.has_adapter or rows_seen > 1.5 * report.num_rows

@@ -1,0 +1,63 @@
+"""What GRPO and RLOO share: prompts that are answered in groups, and rewards for the answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tunesmith.config.run_config import RunConfig
+from tunesmith.data.learnable import DataReport
+from tunesmith.errors import ConfigError, DataError
+from tunesmith.plan.choice import Choice
+from tunesmith.train.method_trainer import MethodTrainer
+
+
+class GroupedTrainer(MethodTrainer):
+    """A trainer that samples `num_generations` answers to each prompt and compares their rewards."""
+
+    headline = (("reward", "reward"), ("frac_reward_zero_std", "dead groups"))
+    best_metric = ("eval_reward", True)
+
+    def check(self, config: RunConfig) -> None:
+        if not config.rewards:
+            raise ConfigError(
+                f"{config.method} needs a reward to learn from",
+                where="rewards",
+                fix="name one, such as --rewards numeric_answer or --rewards my_rewards.py:score",
+            )
+        group = config.num_generations or 0
+        if config.global_batch_size % group:
+            near = max(1, round(config.global_batch_size / group)) * group
+            raise ConfigError(
+                f"global_batch_size {config.global_batch_size} holds no whole number of groups: "
+                f"num_generations is {group}",
+                where="global_batch_size",
+                fix=f"set global_batch_size to {near}, or num_generations to a divisor of it",
+            )
+
+    def num_steps(self, config: RunConfig, report: DataReport) -> int:
+        """Steps of the run: TRL leaves out the prompts that don't fill a last step."""
+        per_step = config.global_batch_size // (config.num_generations or 1)
+        per_epoch = report.num_rows // per_step
+        if not per_epoch:
+            raise DataError(
+                f"there are {report.num_rows} prompts, and a step answers {per_step}",
+                where="global_batch_size",
+                fix=f"set global_batch_size to {report.num_rows * (config.num_generations or 1)} or less",
+            )
+        return config.max_steps or max(1, int(per_epoch * config.num_train_epochs))
+
+    def row_length(self, config: RunConfig, report: DataReport) -> int:
+        return min(report.longest, config.max_length) + (config.max_completion_length or 0)
+
+    def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
+        # The KL term asks a reference: under an adapter that is the same model without it.
+        return 0 if config.has_adapter or not config.trl.get("beta") else num_params
+
+    def arguments(self, config: RunConfig, choice: Choice, report: DataReport) -> dict[str, Any]:
+        return {
+            "num_generations": config.num_generations,
+            "max_completion_length": config.max_completion_length,
+            "reward_weights": [reward.weight for reward in config.rewards],
+            # Evaluation needs whole groups as well.
+            "per_device_eval_batch_size": config.num_generations,
+        }

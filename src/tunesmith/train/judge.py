@@ -1,0 +1,161 @@
+"""The rewards of a run as TRL calls them: watched, so that a fault ends it with a sentence, and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from tunesmith.config.run_config import RunConfig
+from tunesmith.data.checks.reward_calls import _is_async as is_async
+from tunesmith.data.checks.reward_calls import as_rewards, first_line
+from tunesmith.rewards.loading import load
+from tunesmith.runs.folder import RunFolder
+from tunesmith.train.events import Listener, Sample
+
+# A reward that asks a slow judge comes back in seconds; one that takes minutes for a batch hangs.
+TIME_LIMIT_S = 300.0
+
+
+class RewardFailed(Exception):
+    """A reward raised, hung, or gave what is no reward, in the middle of a run."""
+
+
+def load_rewards(config: RunConfig) -> dict[str, Callable[..., Any]]:
+    """The run's reward functions by the names that its metrics have, each name once.
+
+    Raises:
+        ConfigError: one can't be found or made.
+    """
+    rewards: dict[str, Callable[..., Any]] = {}
+    for source in config.rewards:
+        base = source.function.rpartition(":")[2] or source.function
+        name, number = base, 2
+        while name in rewards:
+            name, number = f"{base}_{number}", number + 1
+        rewards[name] = load(source)
+    return rewards
+
+
+class Judge:
+    """Wraps the rewards of a run; after each batch it keeps and tells a few answers with their rewards."""
+
+    def __init__(
+        self,
+        rewards: Mapping[str, Callable[..., Any]],
+        weights: Sequence[float],
+        group_size: int,
+        run: RunFolder,
+        listener: Listener,
+    ) -> None:
+        self._weights = dict(zip(rewards, weights, strict=True))
+        self._group_size = group_size
+        self._run = run
+        self._listener = listener
+        self._given: dict[str, list[float | None]] = {}
+        self.functions = [self._watched(name, function) for name, function in rewards.items()]
+
+    def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` that raises RewardFailed with a sentence, whatever goes wrong in it."""
+
+        def finish(value: Any, given: dict[str, Any]) -> list[float | None]:
+            rewards = _checked(name, value, given["completions"])
+            self._take(name, rewards, given)
+            return rewards
+
+        async def wait(**given: Any) -> list[float | None]:
+            try:
+                value = await asyncio.wait_for(function(**given), TIME_LIMIT_S)
+            except Exception as error:  # whatever a user's function raises stops the run (test_judge.py)
+                raise RewardFailed(f"reward {name} raised {first_line(error)}") from error
+            return finish(value, given)
+
+        def call(**given: Any) -> list[float | None]:
+            try:
+                with _time_limit():
+                    value = function(**given)
+                    value = list(value) if isinstance(value, Iterator) else value
+            except Exception as error:  # whatever a user's function raises stops the run (test_judge.py)
+                raise RewardFailed(f"reward {name} raised {first_line(error)}") from error
+            return finish(value, given)
+
+        watched = wait if is_async(function) else call
+        watched.__name__ = name  # TRL names the metrics after it
+        return watched
+
+    def _take(self, name: str, rewards: list[float | None], given: dict[str, Any]) -> None:
+        self._given[name] = rewards
+        if len(self._given) == len(self._weights):
+            self._keep(given)
+            self._given = {}
+
+    def _keep(self, given: dict[str, Any]) -> None:
+        state = given["trainer_state"]
+        if not state.is_world_process_zero:
+            return
+        completions = given["completions"]
+        totals = [
+            sum(self._weights[name] * (values[i] or 0.0) for name, values in self._given.items())
+            for i in range(len(completions))
+        ]
+        for index in telling(totals, self._group_size):
+            sample = Sample(
+                step=state.global_step + 1,
+                num_steps=state.max_steps,
+                prompt=said(given["prompts"][index]),
+                completion=said(completions[index]),
+                rewards={name: values[index] for name, values in self._given.items()},
+                reward=totals[index],
+            )
+            self._run.append_completion(vars(sample))
+            self._listener(sample)
+
+
+def telling(totals: Sequence[float], group_size: int) -> list[int]:
+    """Which answers of a batch to show: best and worst of the group that differs most, else the first."""
+    groups = [range(start, start + group_size) for start in range(0, len(totals), group_size)]
+    whole = [group for group in groups if group.stop <= len(totals)] or [range(len(totals))]
+    best = [max(group, key=lambda i: totals[i]) for group in whole]
+    worst = [min(group, key=lambda i: totals[i]) for group in whole]
+    widest = max(range(len(whole)), key=lambda k: totals[best[k]] - totals[worst[k]])
+    return list(dict.fromkeys((best[widest], worst[widest])))
+
+
+def said(text: Any) -> str:
+    """The words of a prompt or answer: of a conversation the last turn's."""
+    return text if isinstance(text, str) else str(text[-1].get("content") or "") if text else ""
+
+
+def _checked(name: str, value: Any, completions: Sequence[Any]) -> list[float | None]:
+    rewards = as_rewards(value, len(completions))
+    if isinstance(rewards, str):
+        raise RewardFailed(f"reward {name} {rewards}")
+    for reward, completion in zip(rewards, completions, strict=True):
+        if reward is not None and not math.isfinite(reward):
+            words = " ".join(said(completion).split())[:80]
+            raise RewardFailed(f"reward {name} gives {reward} for {words!r}")
+    return rewards
+
+
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    """Raise TimeoutError in a call that never ends. Only the main thread, and no Windows, can do this."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"it did not return within {TIME_LIMIT_S:g} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

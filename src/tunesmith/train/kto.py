@@ -1,0 +1,57 @@
+"""KTO: preference optimization on single answers, each good or bad."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.config.run_config import RunConfig
+from tunesmith.data.learnable import DataReport
+from tunesmith.errors import ConfigError
+from tunesmith.train.method_trainer import MethodTrainer, base_model_note
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class Kto(MethodTrainer):
+    """TRL's KTOTrainer on `prompt_ids`, `completion_ids` and `label`."""
+
+    headline = (("rewards/margins", "margin"),)
+    # Each answer is read a second time, with another prompt, to estimate the KL term.
+    texts_per_row = 2
+
+    def classes(self) -> tuple[type, type]:
+        from trl import KTOConfig, KTOTrainer
+
+        class TokenRowsKTOTrainer(KTOTrainer):
+            """Rows as the data stage made them, and each batch's answers beside the next row's prompt."""
+
+            def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, name: str) -> Any:
+                if not self.calculate_KL:
+                    return dataset
+                size = args.per_device_train_batch_size
+                return dataset.map(_rotate_answers, batched=True, batch_size=size)
+
+        return KTOConfig, TokenRowsKTOTrainer
+
+    def check(self, config: RunConfig) -> None:
+        micro_batch = config.trl.get("per_device_train_batch_size")
+        if config.global_batch_size < 2 or micro_batch == 1:
+            raise ConfigError(
+                "KTO compares each answer with another row's: it needs two rows at a time",
+                where="trl.per_device_train_batch_size" if micro_batch == 1 else "global_batch_size",
+                fix="set it to 2 or more",
+            )
+
+    def notes(self, config: RunConfig, *, has_template: bool, report: DataReport) -> list[str]:
+        return [] if has_template else [base_model_note(config)]
+
+    def rows(self, dataset: Dataset, config: RunConfig) -> Dataset:
+        # The trainer reads rows in the order they come, for the pairs of the KL term to stay together.
+        return dataset.shuffle(seed=config.seed)
+
+
+def _rotate_answers(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """`KL_completion_ids`: the batch's answers, each one row further (KTO paper, section 4.1)."""
+    answers = batch["completion_ids"]
+    return {**batch, "KL_completion_ids": [answers[-1], *answers[:-1]]}

@@ -1,0 +1,105 @@
+"""What one method adds to the training that all share: its TRL classes, its arguments, its parts."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.config.run_config import RunConfig
+from tunesmith.data.learnable import DataReport
+from tunesmith.plan.choice import Choice
+from tunesmith.train.loss_head import labelled_positions_only
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class MethodTrainer:
+    """A method; its subclasses, one a file, override what differs. Nothing here holds state."""
+
+    # The metrics that tell a person how it goes, with the words for them; the loss stands beside them.
+    headline: tuple[tuple[str, str], ...] = ()
+    # The metric that tells the best checkpoint, and whether more of it is better.
+    best_metric: tuple[str, bool] = ("eval_loss", False)
+    # Texts that the model reads of a row: two of a pair.
+    texts_per_row = 1
+    # Whether the logits of every token are in memory at once.
+    whole_logits = False
+
+    def classes(self) -> tuple[type, type]:
+        """TRL's config class and its trainer, which takes the rows as the data stage made them."""
+        raise NotImplementedError
+
+    def check(self, config: RunConfig) -> None:
+        """Make sure that the configuration makes sense, before anything is read.
+
+        Raises:
+            ConfigError: it doesn't.
+        """
+
+    def notes(self, config: RunConfig, *, has_template: bool, report: DataReport) -> list[str]:
+        """What a careful person would want to know of model and data; `has_template` is the model's own."""
+        return []
+
+    def arguments(self, config: RunConfig, choice: Choice, report: DataReport) -> dict[str, Any]:
+        """Arguments of TRL's config class that this method has and not every one; the user's `trl:` wins."""
+        return {"max_length": config.max_length}
+
+    def rows(self, dataset: Dataset, config: RunConfig) -> Dataset:
+        """The rows as the trainer reads them."""
+        return dataset
+
+    def num_steps(self, config: RunConfig, report: DataReport) -> int:
+        """Optimizer steps of the whole run; an epoch's last, smaller batch is a step, as in transformers."""
+        if config.max_steps:
+            return config.max_steps
+        per_epoch = math.ceil(report.num_rows / config.global_batch_size)
+        return math.ceil(per_epoch * config.num_train_epochs)
+
+    def row_length(self, config: RunConfig, report: DataReport) -> int:
+        """Tokens of the longest row as the trainer reads it."""
+        return self.texts_per_row * min(report.longest, config.max_length)
+
+    def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
+        """Parameters of models that are held in memory beside the trained one."""
+        return 0
+
+    def model_class(self) -> Any:
+        """transformers' class that loads the model."""
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM
+
+    def model_options(self) -> dict[str, Any]:
+        """Keyword arguments for loading the model, beside those of every method."""
+        return {}
+
+    def task_type(self) -> str:
+        """peft's name for what the adapter is for."""
+        return "CAUSAL_LM"
+
+    def parts(self, config: RunConfig, choice: Choice) -> dict[str, Any]:
+        """Keyword arguments of the trainer beside those of every method."""
+        return {}
+
+    def while_training(self, choice: Choice) -> AbstractContextManager[None]:
+        """What holds while the trainer works."""
+        return labelled_positions_only(choice.device)
+
+
+def takes_token_rows(trainer_class: type) -> type:
+    """`trainer_class` that leaves the rows alone: the data stage has tokenised and cut them."""
+
+    def as_they_are(self: Any, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
+
+    return type(trainer_class.__name__, (trainer_class,), {"_prepare_dataset": as_they_are})
+
+
+def base_model_note(config: RunConfig) -> str:
+    """What to say where preferences are to be taught to a model that can't chat."""
+    return (
+        f"{config.model} has no chat template of its own: it looks like a base model. {config.method} moves "
+        "what a model says already; train sft first and go on with init_from, or take the instruct version"
+    )

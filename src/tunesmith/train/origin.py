@@ -1,0 +1,46 @@
+"""Where a run starts: a model as it is, or what an earlier run made of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith.config.run_config import RunConfig
+from tunesmith.errors import RunFolderError
+from tunesmith.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The model to load, the adapter to merge into it, and where the tokenizer lies."""
+
+    model: str
+    revision: str | None
+    tokenizer: str
+    adapter: Path | None = None
+
+
+def origin_of(config: RunConfig, run: RunFolder | None = None) -> Origin:
+    """The start of a run; of a `run` that goes on, the base that it wrote itself.
+
+    Raises:
+        RunFolderError: the run to start from isn't there, or isn't done.
+    """
+    if config.init_from is None:
+        return Origin(config.model, config.model_revision, config.model)
+    if run is not None and run.base_path.is_dir():
+        return Origin(str(run.base_path), None, str(run.base_path))
+    earlier = RunFolder.open(Path(config.init_from))
+    if earlier.status() != "done":
+        raise RunFolderError(
+            f"{earlier.path} is {earlier.status()}: it has no model to start from yet",
+            where="init_from",
+            fix=f"tunesmith resume {earlier.path}, and then go on",
+        )
+    model = str(earlier.model_path)
+    before = earlier.record["config"]
+    if before["tuning"] == "full":
+        return Origin(model, None, model)
+    if earlier.base_path.is_dir():
+        return Origin(str(earlier.base_path), None, model, earlier.model_path)
+    return Origin(before["model"], before["model_revision"], model, earlier.model_path)

@@ -1,0 +1,19 @@
+"""RLOO: REINFORCE with the mean of the group's other answers for a baseline."""
+
+from __future__ import annotations
+
+from tunesmith.config.run_config import RunConfig
+from tunesmith.train.grouped import GroupedTrainer
+
+
+class Rloo(GroupedTrainer):
+    """TRL's RLOOTrainer."""
+
+    def classes(self) -> tuple[type, type]:
+        from trl import RLOOConfig, RLOOTrainer
+
+        return RLOOConfig, RLOOTrainer
+
+    def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
+        # RLOO's KL term is on unless it is set to 0.
+        return 0 if config.has_adapter or config.trl.get("beta") == 0 else num_params

@@ -1,0 +1,113 @@
+"""A run checked from end to end, before a weight is loaded or anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.config.run_config import RunConfig
+from tunesmith.data.chat_templates import put_in_chat_template
+from tunesmith.data.prepare import PreparedData, prepare_data
+from tunesmith.data.tokenizer import load_tokenizer
+from tunesmith.plan.choice import Choice, choose
+from tunesmith.plan.facts import MachineFacts, ModelFacts
+from tunesmith.runs.folder import RunFolder
+from tunesmith.train.disk import refuse_full_disk
+from tunesmith.train.events import Listener, Phase
+from tunesmith.train.judge import load_rewards
+from tunesmith.train.machine import probe_machine
+from tunesmith.train.method_trainer import MethodTrainer
+from tunesmith.train.model import load_model, load_model_config, measure_model, refuse_qlora_here
+from tunesmith.train.origin import Origin, origin_of
+from tunesmith.train.tracking import wanted_trackers
+from tunesmith.train.trainers import TRAINERS
+from tunesmith.train.trl_settings import build_trl_config, check_trl_keys, trl_arguments
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run that was checked from end to end; no weight is loaded and nothing is written yet."""
+
+    config: RunConfig
+    method: MethodTrainer
+    origin: Origin
+    tokenizer: Any
+    rewards: dict[str, Any]
+    data: PreparedData
+    machine: MachineFacts
+    model_facts: ModelFacts
+    choice: Choice
+    num_steps: int
+    notes: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        """What run.json keeps of it."""
+        return {
+            "method": self.config.method,
+            "config": self.config.model_dump(mode="json"),
+            "data": self.data.report.as_dict(),
+            "model": vars(self.model_facts),
+            "machine": vars(self.machine),
+            "choice": self.choice.as_dict(),
+            "num_steps": self.num_steps,
+            "notes": list(self.notes),
+        }
+
+
+def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) -> Setup:
+    """Check everything that can be checked before weights are loaded or anything is written.
+
+    `run` is one that goes on.
+
+    Raises:
+        TunesmithError: whatever is wrong with configuration, data, rewards, model or disk, as a sentence.
+    """
+    listener(Phase("checking the configuration"))
+    method = TRAINERS[config.trainer]
+    config_class, _ = method.classes()
+    check_trl_keys(config, config_class)
+    method.check(config)
+    wanted_trackers(config)
+    machine = probe_machine(config.device)
+    refuse_qlora_here(config, machine.device)
+    rewards = load_rewards(config)
+    origin = origin_of(config, run)
+    model_config = load_model_config(config, origin.model, origin.revision)
+    facts = measure_model(config, model_config, method)
+    listener(Phase("reading the data"))
+    tokenizer = load_tokenizer(config, origin.tokenizer, origin.revision)
+    has_template = bool(tokenizer.chat_template)
+    template_note = put_in_chat_template(tokenizer, config.chat_template)
+    data = prepare_data(config, tokenizer, rewards)
+    choice = choose(
+        config,
+        machine,
+        facts,
+        method.row_length(config, data.report),
+        whole_logits=method.whole_logits,
+        num_frozen_params=method.num_frozen_params(config, facts.num_params),
+    )
+    build_trl_config(config_class, trl_arguments(method, config, choice, data.report, None))
+    refuse_full_disk(config, facts)
+    notes = method.notes(config, has_template=has_template, report=data.report) + data.report.notes
+    if template_note and set(data.report.formats.values()) != {"text"}:
+        notes.insert(0, template_note)
+    return Setup(
+        config,
+        method,
+        origin,
+        tokenizer,
+        rewards,
+        data,
+        machine,
+        facts,
+        choice,
+        method.num_steps(config, data.report),
+        tuple(notes),
+    )
+
+
+def load_base(setup: Setup, listener: Listener, run: RunFolder | None = None) -> Any:
+    """The model that training starts from, with its weights, on the device of the run."""
+    listener(Phase("loading the model"))
+    return load_model(setup.config, setup.choice, setup.method, setup.origin, run)

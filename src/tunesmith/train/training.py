@@ -1,0 +1,146 @@
+"""A training from a checked set-up to a saved model, or to a checkpoint and the reason why it stopped."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import RunInterrupted, RunStopped
+from tunesmith.runs.folder import RunFolder
+from tunesmith.train.disk import full_disk_said
+from tunesmith.train.events import Listener, Notice, Phase
+from tunesmith.train.judge import Judge, RewardFailed
+from tunesmith.train.model import lora_config, save_whole
+from tunesmith.train.setup import Setup, load_base
+from tunesmith.train.tracking import losses_said, tracker_callbacks, wanted_trackers
+from tunesmith.train.trl_settings import build_trl_config, refused_by_trl, trl_arguments
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training: the model in memory (adapter attached) and its last metrics."""
+
+    model: Any
+    step: int
+    num_steps: int
+    metrics: dict[str, float]
+    resumed_from: int | None
+
+
+def train(
+    setup: Setup, run: RunFolder, listener: Listener, *, model: Any = None, checkpoint: Path | None = None
+) -> TrainResult:
+    """Train `setup` into `run`, from `checkpoint` when one is given, and save the model when it is done.
+
+    Raises:
+        RunInterrupted, RunStopped: a signal, a reward or the lack of any reward's signal stopped it; a
+            checkpoint is written.
+        TunesmithError: TRL or torch refused something.
+    """
+    from tunesmith.train.callbacks import SignalCallback, StopCallback
+
+    def notify(message: str) -> None:
+        listener(Notice(message))
+
+    stop = StopCallback(listener)
+    dead = SignalCallback(setup.config.max_steps_without_signal)
+    with stop.listening(), full_disk_said(run):
+        try:
+            base = load_base(setup, listener, run) if model is None else model
+            trainer = _build_trainer(setup, run, listener, base, [stop, dead])
+            if stop.received is None:
+                listener(Phase("training"))
+                with setup.method.while_training(setup.choice), losses_said(notify):
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except KeyboardInterrupt:
+            stop.received = signal.SIGINT
+            raise _signalled(run, stop.received) from None
+        except RewardFailed as failure:
+            _save_now(trainer)
+            raise _stopped(run, str(failure), stopped_by="reward", fix="mend the reward, then ") from failure
+        state = trainer.state
+        unfinished = state.global_step < state.max_steps or not state.max_steps
+        if stop.received is not None and unfinished:
+            raise _signalled(run, stop.received)
+        if dead.reason and unfinished:
+            raise _stopped(
+                run, dead.reason, stopped_by="no signal", fix=f"{dead.advice}; to go on all the same: "
+            )
+        listener(Phase("saving the model"))
+        save_model(trainer.model, setup.tokenizer, run.model_path)
+    metrics = _last_metrics(state.log_history)
+    if checkpoint:
+        # transformers divides what this process lost and took by the steps of the whole run.
+        metrics = {key: value for key, value in metrics.items() if not key.startswith("train_")}
+    run.update(status="done", step=state.global_step, num_steps=state.max_steps, metrics=metrics)
+    resumed_from = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else None
+    return TrainResult(trainer.model, state.global_step, state.max_steps, metrics, resumed_from)
+
+
+def _build_trainer(setup: Setup, run: RunFolder, listener: Listener, model: Any, guards: list[Any]) -> Any:
+    from transformers import EarlyStoppingCallback
+
+    from tunesmith.train.callbacks import ProgressCallback
+
+    config, method, data = setup.config, setup.method, setup.data
+    callbacks: list[Any] = [ProgressCallback(run, listener, method.headline), *guards]
+    if config.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
+    callbacks += tracker_callbacks(wanted_trackers(config), lambda message: listener(Notice(message)))
+    config_class, trainer_class = method.classes()
+    arguments = trl_arguments(method, config, setup.choice, data.report, run)
+    parts = method.parts(config, setup.choice)
+    if setup.rewards:
+        weights = [reward.weight for reward in config.rewards]
+        judge = Judge(setup.rewards, weights, config.num_generations or 1, run, listener)
+        parts["reward_funcs"] = judge.functions
+    try:
+        return trainer_class(
+            model=model,
+            args=build_trl_config(config_class, arguments),
+            train_dataset=method.rows(data.train, config),
+            eval_dataset=None if data.eval is None else method.rows(data.eval, config),
+            processing_class=setup.tokenizer,
+            peft_config=lora_config(config, method.task_type()),
+            callbacks=callbacks,
+            **parts,
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise refused_by_trl(error, arguments) from error
+
+
+def save_model(model: Any, tokenizer: Any, path: Path) -> None:
+    """Write the model or adapter and its tokenizer to `path`, whole or not at all."""
+    save_whole(path, model.save_pretrained, tokenizer.save_pretrained)
+
+
+def _save_now(trainer: Any) -> None:
+    """A checkpoint of the last whole step, when a step fails half-way."""
+    if trainer.state.global_step:
+        trainer._save_checkpoint(trainer.model, trial=None)
+
+
+def _signalled(run: RunFolder, received: signal.Signals) -> RunStopped:
+    kind = RunInterrupted if received == signal.SIGINT else RunStopped
+    return _stopped(run, f"{received.name} received", stopped_by=received.name, kind=kind)
+
+
+def _stopped(
+    run: RunFolder, why: str, *, stopped_by: str, fix: str = "", kind: type[RunStopped] = RunStopped
+) -> RunStopped:
+    newest = run.newest_checkpoint()
+    step = newest[1] if newest else 0
+    kept = f"checkpoint at step {step} is written" if newest else "there is no checkpoint yet"
+    resume = f"tunesmith resume {run.path}"
+    run.update(status="stopped", step=step, stopped_by=stopped_by, resume=resume)
+    return kind(f"{why}; {kept}", where=str(run.path), fix=f"{fix}{resume}")
+
+
+def _last_metrics(history: list[dict[str, float]]) -> dict[str, float]:
+    """The last value of every metric that was logged."""
+    last: dict[str, float] = {}
+    for row in history:
+        last |= {key: value for key, value in row.items() if key not in ("step", "epoch")}
+    return last
