@@ -7,9 +7,12 @@ STAMP := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH := torch==2.13.0
 PYTEST := $(BIN)/python -m pytest
+OLDEST := .venv-oldest
+OLDEST_STAMP := $(OLDEST)/.ready
+OLDEST_TORCH ?= $(shell grep '^torch==' constraints-oldest.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all check lint types docs bench audit clean
+.PHONY: help venv demo test test-all test-oldest check lint types docs bench audit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,8 +33,20 @@ demo: venv  ## teach a real small model something and see it before and after (a
 test: venv  ## the quick tests, offline
 	$(PYTEST) -m "not slow" -n 2 --dist loadfile
 
-test-all: venv  ## every test that needs no GPU, the real demo included
+test-all: venv  ## every test that needs no GPU, the real demos and the extras included
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev,rewards,reasoning-gym]'
 	$(PYTEST)
+
+test-oldest: $(OLDEST_STAMP)  ## the quick tests with the lowest versions supported (docs/versions.md)
+	$(OLDEST)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
+
+# torch is left out of the constraints, so that OLDEST_TORCH can name another.
+$(OLDEST_STAMP): pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet $(OLDEST_TORCH) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	grep -v '^torch==' constraints-oldest.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[train,dev]'
+	@touch $@
 
 lint: venv
 	$(BIN)/ruff check .
@@ -57,4 +72,4 @@ audit: venv  ## known vulnerabilities in the pinned versions
 	$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache

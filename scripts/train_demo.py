@@ -2,9 +2,9 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #     "datasets>=4.7,<6",
-#     "torch>=2.10,<3",
-#     "trackio>=0.43,<1",
-#     "transformers>=5.10,<6",
+#     "torch>=2.11,<3",
+#     "trackio>=0.40,<1",
+#     "transformers>=5.17,<6",
 #     "trl>=1.16,<2",
 # ]
 #

@@ -2,8 +2,8 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #     "datasets>=4.7,<6",
-#     "torch>=2.10,<3",
-#     "transformers>=5.10,<6",
+#     "torch>=2.11,<3",
+#     "transformers>=5.17,<6",
 #     "trl>=1.16,<2",
 # ]
 #

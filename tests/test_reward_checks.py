@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from tunesmith.data.checks import reward_calls
-from tunesmith.data.checks.rewards import check_reward, load_reward
+from tunesmith.data.checks.rewards import check_reward
 from tunesmith.errors import ConfigError
+from tunesmith.rewards.loading import load_reward
 
 NUM_ROWS = 12
 TEXT_ROWS = [

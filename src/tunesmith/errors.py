@@ -56,6 +56,12 @@ class MissingPackageError(TunesmithError, ImportError):
     code = "missing-package"
 
 
+class VersionError(TunesmithError, ImportError):
+    """An installed package is outside the range that Tunesmith works with."""
+
+    code = "versions"
+
+
 class RunFolderError(TunesmithError, OSError):
     """A run folder is missing, taken, or not in a state for what was asked."""
 

@@ -12,7 +12,7 @@ from tunesmith.config.methods import METHODS, Default
 
 _TEN_TIMES = "ten times the full rate: LoRA Without Regret, Thinking Machines 2025"
 _HANDBOOK_DPO = "alignment handbook, Zephyr DPO"
-_ONE_EPOCH = Default(1.0, f"{_HANDBOOK_DPO}: more passes overfit to the pairs")
+_ONE_EPOCH = Default(1.0, _HANDBOOK_DPO)
 
 
 def _rate(full: float, source: str, lora: Default | None = None) -> dict[str, Default]:
@@ -29,20 +29,26 @@ _LEARNING_RATES: dict[str, dict[str, Default]] = {
         Default(2e-4, "LoRA: QLoRA paper, arXiv 2305.14314"),
     ),
     "dpo": _rate(5e-7, _HANDBOOK_DPO, Default(5e-6, "alignment handbook, Zephyr DPO with QLoRA")),
-    "kto": _rate(5e-7, "KTO, arXiv 2402.01306, section 4.1"),
-    "orpo": _rate(8e-6, "ORPO, arXiv 2403.07691, appendix C"),
+    "kto": _rate(
+        5e-7, "TRL's scripts/kto.py", Default(1e-6, "TRL's guide to KTO: at most 1e-6 where beta is 0.1")
+    ),
+    "orpo": _rate(8e-6, "TRL's example of ORPO", Default(8e-5, "TRL's example of ORPO with LoRA")),
     "cpo": _rate(1e-6, "TRL's CPOConfig"),
-    "reward": _rate(1e-5, "TRL's example of reward modelling"),
+    "reward": _rate(
+        1e-5, "TRL's example of reward modelling", Default(1e-4, "TRL's example of it with LoRA")
+    ),
     "grpo": _rate(1e-6, "DeepSeekMath, arXiv 2402.03300, section 4.2; TRL's GRPOConfig"),
     "rloo": _rate(1e-6, "TRL's RLOOConfig"),
-    "distillation": _rate(1e-6, "TRL's DistillationConfig"),
+    "distillation": _rate(
+        2e-5, "TRL's scripts/distillation.py", Default(2e-4, "TRL's scripts/distillation.py with LoRA")
+    ),
 }  # fmt: skip
 _SCHEDULES: dict[str, tuple[Default, Default]] = {
-    name: (Default("cosine", _HANDBOOK_DPO), Default(0.1, _HANDBOOK_DPO))
+    name: (Default("cosine", f"as in {_HANDBOOK_DPO}"), Default(0.1, f"as in {_HANDBOOK_DPO}"))
     for name in ("dpo", "kto", "orpo", "cpo", "reward")
 } | {
     name: (
-        Default("constant_with_warmup", "DeepSeekMath, arXiv 2402.03300: a constant rate"),
+        Default("constant_with_warmup", "DAPO, arXiv 2503.14476, section 4.1"),
         Default(0.03, "a short warm-up: Adam's moments are empty at the first step"),
     )
     for name in ("grpo", "rloo", "distillation")
@@ -50,7 +56,7 @@ _SCHEDULES: dict[str, tuple[Default, Default]] = {
 _SFT_SCHEDULES = {
     "lora": (
         Default("cosine", "alignment handbook, Zephyr SFT"),
-        Default(0.03, "LoRA: QLoRA paper, arXiv 2305.14314"),
+        Default(0.03, "alignment handbook, SmolLM3 SFT"),
     ),
     "full": (
         Default("cosine", "alignment handbook, Zephyr SFT"),
@@ -60,25 +66,25 @@ _SFT_SCHEDULES = {
 _GROUPS = {
     "global_batch_size": Default(64, "eight prompts of eight answers"),
     "num_generations": Default(8, "TRL's GRPOConfig"),
-    "max_completion_length": Default(256, "TRL's GRPOConfig"),
+    "max_completion_length": Default(512, "TRL's GRPOConfig"),
     "max_steps_without_signal": Default(20, "by then a task that can be learned has shown it"),
-    "num_train_epochs": Default(1.0, "TRL's examples: every prompt is answered many times anyway"),
+    "num_train_epochs": Default(1.0, "TRL's guide to GRPO with LoRA"),
 }
 _OTHER: dict[str, dict[str, Default]] = {
     "sft": {"num_train_epochs": Default(3.0, "Alpaca, Stanford 2023")},
     "dpo": {"num_train_epochs": _ONE_EPOCH},
     "kto": {"num_train_epochs": _ONE_EPOCH},
-    "orpo": {"num_train_epochs": Default(3.0, "ORPO also learns the answers: as supervised fine-tuning")},
+    "orpo": {"num_train_epochs": Default(3.0, "alignment handbook, Zephyr-141B ORPO")},
     "cpo": {"num_train_epochs": _ONE_EPOCH},
-    "reward": {"num_train_epochs": Default(1.0, "InstructGPT, arXiv 2203.02155: reward models overfit soon")},
+    "reward": {"num_train_epochs": Default(1.0, "InstructGPT, arXiv 2203.02155, appendix C.2")},
     "grpo": _GROUPS,
-    "rloo": _GROUPS,
+    "rloo": _GROUPS | {"num_generations": Default(4, "RLOO, arXiv 2402.14740: 2 and 4")},
     "distillation": {
-        "max_completion_length": Default(256, "TRL's DistillationConfig"),
+        "max_completion_length": Default(512, "TRL's DistillationConfig"),
         "num_train_epochs": Default(1.0, "the answers are new in every pass"),
     },
 }
-_GLOBAL_BATCH_SIZE = Default(16, "Alpaca-LoRA to Zephyr use 16 to 128; the smaller fits a laptop")
+_GLOBAL_BATCH_SIZE = Default(16, "QLoRA's scripts; Zephyr and Alpaca use 128")
 
 
 def field_defaults(method: str, tuning: str) -> dict[str, Default]:

@@ -32,16 +32,16 @@ class Method:
     fields: Mapping[str, Default] = field(default_factory=dict)
 
 
-_DAPO = "DAPO, arXiv 2503.14476, section 3"
-_GSPO = "GSPO, arXiv 2507.18071, section 5"
-_SIMPO = "SimPO, arXiv 2405.14734, table 7"
+_DAPO = "DAPO, arXiv 2503.14476, section 4.1"
+_GSPO = "GSPO, arXiv 2507.18071, section 5.1"
+_SIMPO = "SimPO's README, Llama3-Base"
 METHODS: dict[str, Method] = {
     "sft": Method("supervised fine-tuning on answers", "sft", "conversation"),
     "cpt": Method(
         "continued pre-training on plain text",
         "sft",
         "conversation",
-        fields={"num_train_epochs": Default(1.0, "new text is read once, as in pre-training")},
+        fields={"num_train_epochs": Default(1.0, "alignment handbook, gpt2-nl continued pre-training")},
     ),
     "dpo": Method("direct preference optimization on pairs", "dpo", "preference"),
     "ipo": Method(
@@ -58,13 +58,13 @@ METHODS: dict[str, Method] = {
         "cpo",
         "preference",
         trl={
-            "loss_type": Default("simpo", _SIMPO),
-            "cpo_alpha": Default(0.0, f"{_SIMPO}: no likelihood term"),
+            "loss_type": Default("simpo", "SimPO, arXiv 2405.14734"),
+            "cpo_alpha": Default(0.0, "TRL's guide to CPO: SimPO has no likelihood term"),
             "beta": Default(2.0, _SIMPO),
             "simpo_gamma": Default(1.0, f"{_SIMPO}: gamma / beta = 0.5"),
         },
         fields={
-            "learning_rate": Default(1e-6, f"{_SIMPO} (adapters: ten times that)"),
+            "learning_rate": Default(6e-7, f"{_SIMPO} (adapters: ten times that)"),
         },
     ),
     "reward": Method("a reward model from pairs", "reward", "preference"),
@@ -86,7 +86,7 @@ METHODS: dict[str, Method] = {
             "loss_type": Default("dapo", _DAPO),
             "epsilon_high": Default(0.28, _DAPO),
             "mask_truncated_completions": Default(True, _DAPO),
-            "beta": Default(0.0, f"{_DAPO}: no KL term"),
+            "beta": Default(0.0, "DAPO, arXiv 2503.14476, section 2.3: no KL term"),
         },
     ),
     "gspo": Method(
@@ -95,10 +95,10 @@ METHODS: dict[str, Method] = {
         "prompts",
         trl={
             "importance_sampling_level": Default("sequence", _GSPO),
-            "loss_type": Default("grpo", _GSPO),
+            "loss_type": Default("grpo", "TRL's paper index, GSPO"),
             "epsilon": Default(3e-4, _GSPO),
             "epsilon_high": Default(4e-4, _GSPO),
-            "beta": Default(0.0, f"{_GSPO}: no KL term"),
+            "beta": Default(0.0, "TRL's paper index: GSPO without a KL term"),
         },
     ),
     "rloo": Method("reinforcement learning from rewards, leave-one-out baseline", "rloo", "prompts"),

@@ -62,6 +62,7 @@ CODES: dict[str, Code] = {
     "D105": Code("error", "all labels are the same", "add rows with the other label, or train another way"),
     "D106": Code("error", "no reference answer", "fill it: without one the reward can't judge"),
     "D107": Code("error", "columns fit another method", "choose the method that fits, or name the columns"),
+    "D108": Code("error", "the pairs have no prompt", "add a column prompt, or name it: --map prompt=COLUMN"),
     # Model: what its template and tokenizer make of the rows.
     "D201": Code(
         "error", "chat template can't render the row", "mend the row, or choose another chat_template"

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tunesmith.config.methods import METHODS
 from tunesmith.data.checks.duplicates import duplicate_findings, leakage_findings
 from tunesmith.data.checks.rewards import RewardReport
 from tunesmith.data.checks.signatures import concatenate
@@ -80,6 +81,12 @@ class ModelFit:
     vocab_size: int | None
 
 
+def lacks_prompt(part: Partial) -> bool:
+    """Whether pairs are plain texts without a prompt, which only a reward model can be trained on."""
+    trainer = METHODS[part.method].trainer
+    return part.layout.name == "preference" and "prompt" not in part.layout.columns and trainer != "reward"
+
+
 def conclude(
     data: str,
     part: Partial,
@@ -92,6 +99,9 @@ def conclude(
     log = part.log
     log.extend(part.balance.findings(part.layout))
     log.extend(late_columns(part.late, part.layout))
+    if lacks_prompt(part):
+        said = f"chosen and rejected are plain text, and {part.method} moves answers to a prompt"
+        log.add(Finding("D108", None, None, said))
     if not part.num_rows:
         log.add(Finding("D306", None, None, "there is no row in it"))
     if part.signatures:

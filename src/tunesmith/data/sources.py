@@ -170,7 +170,8 @@ def sentence(error: Exception, source: DatasetSource) -> DataError | DownloadErr
         )
     if "BuilderConfig" in text or "Config name is missing" in text:
         return DataError(text, where=source.path, fix="set dataset_config")
-    if "any data files" in text or "No task.toml" in text:  # what `datasets` says of a folder without data
+    # What versions of `datasets` say of a folder without data.
+    if any(said in text for said in ("data files found", "any data files", "No task.toml")):
         return DataError(
             f"the folder {source.path} holds no file that can be read",
             where=source.path,

@@ -125,6 +125,8 @@ class SignalCallback(TrainerCallback):
     def __init__(self, max_steps: int | None) -> None:
         self.reason: str | None = None
         self.advice = ""
+        # Set to the judge of the run's answers, which sees them before TRL subtracts a KL term.
+        self.judge: Any = None
         self._max_steps = max_steps
         self._num_dead = 0
         self._last_step = 0
@@ -138,8 +140,9 @@ class SignalCallback(TrainerCallback):
         dead = (logs or {}).get("frac_reward_zero_std")
         if dead is None or self._max_steps is None:
             return
-        # TRL gives the mean over the steps since the last log.
-        self._num_dead = self._num_dead + state.global_step - self._last_step if dead >= 1 else 0
+        # TRL gives the mean over the steps since the last log, and of all processes.
+        is_dead = dead >= 1 if args.world_size > 1 or not self.judge else not self.judge.had_signal()
+        self._num_dead = self._num_dead + state.global_step - self._last_step if is_dead else 0
         self._last_step = state.global_step
         if self._num_dead >= self._max_steps and state.global_step < state.max_steps:
             reward = float((logs or {}).get("reward") or 0.0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
 from tunesmith.plan.choice import Choice
 from tunesmith.train.method_trainer import MethodTrainer, base_model_note, takes_token_rows
+from tunesmith.train.shared_prompts import share_prompts, trained_model
 
 
 class Dpo(MethodTrainer):
@@ -33,6 +35,9 @@ class Dpo(MethodTrainer):
     def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
         keeps_reference = not config.has_adapter and config.trl.get("precompute_ref_log_probs") is False
         return num_params if keeps_reference else 0
+
+    def speed_up(self, trainer: Any, notify: Callable[[str], None]) -> None:
+        share_prompts(trained_model(trainer), notify)
 
     def _precomputes(self, config: RunConfig, report: DataReport) -> bool:
         """Whether the reference is asked once, before training.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tunesmith.config.run_config import RunConfig
@@ -9,6 +10,12 @@ from tunesmith.data.learnable import DataReport
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.plan.choice import Choice
 from tunesmith.train.method_trainer import MethodTrainer
+from tunesmith.train.shared_prompts import share_prefill, share_prompts, trained_model
+
+# Updates from one set of answers. While each answer is used for the next update only, the policy is the one
+# that gave it: no ratio differs from 1, nothing is ever clipped (GSPO, arXiv 2507.18071, section 5.1: four).
+_UPDATES_PER_ROLLOUT = {"gspo": 4, "dapo": 4}
+_OWN_ROLLOUTS = ("steps_per_generation", "generation_batch_size", "num_iterations")
 
 
 class GroupedTrainer(MethodTrainer):
@@ -36,15 +43,17 @@ class GroupedTrainer(MethodTrainer):
 
     def num_steps(self, config: RunConfig, report: DataReport) -> int:
         """Steps of the run: TRL leaves out the prompts that don't fill a last step."""
-        per_step = config.global_batch_size // (config.num_generations or 1)
-        per_epoch = report.num_rows // per_step
-        if not per_epoch:
+        group, updates = config.num_generations or 1, _updates(config)
+        num_prompts = updates * config.global_batch_size // group
+        rollouts = report.num_rows // num_prompts
+        if not rollouts:
             raise DataError(
-                f"there are {report.num_rows} prompts, and a step answers {per_step}",
+                f"there are {report.num_rows} prompts, and {num_prompts} are answered at a time",
                 where="global_batch_size",
-                fix=f"set global_batch_size to {report.num_rows * (config.num_generations or 1)} or less",
+                fix=f"set global_batch_size to {report.num_rows // updates * group} or less, "
+                "or give more prompts",
             )
-        return config.max_steps or max(1, int(per_epoch * config.num_train_epochs))
+        return config.max_steps or max(1, int(rollouts * updates * config.num_train_epochs))
 
     def row_length(self, config: RunConfig, report: DataReport) -> int:
         return min(report.longest, config.max_length) + (config.max_completion_length or 0)
@@ -60,4 +69,19 @@ class GroupedTrainer(MethodTrainer):
             "reward_weights": [reward.weight for reward in config.rewards],
             # Evaluation needs whole groups as well.
             "per_device_eval_batch_size": config.num_generations,
-        }
+        } | _rollouts(config, choice)
+
+    def speed_up(self, trainer: Any, notify: Callable[[str], None]) -> None:
+        model = trained_model(trainer)
+        share_prompts(model, notify)
+        share_prefill(model, notify)
+
+
+def _updates(config: RunConfig) -> int:
+    pinned = any(key in config.trl for key in _OWN_ROLLOUTS)
+    return 1 if pinned else _UPDATES_PER_ROLLOUT.get(config.method, 1)
+
+
+def _rollouts(config: RunConfig, choice: Choice) -> dict[str, Any]:
+    updates = _updates(config)
+    return {} if updates == 1 else {"steps_per_generation": updates * choice.gradient_accumulation_steps}

@@ -12,9 +12,8 @@ from types import FrameType
 from typing import Any
 
 from tunesmith.config.run_config import RunConfig
-from tunesmith.data.checks.reward_calls import _is_async as is_async
-from tunesmith.data.checks.reward_calls import as_rewards, first_line
-from tunesmith.rewards.loading import load
+from tunesmith.data.checks.reward_calls import as_rewards, is_async
+from tunesmith.rewards.loading import first_line, load
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.events import Listener, Sample
 
@@ -58,7 +57,13 @@ class Judge:
         self._run = run
         self._listener = listener
         self._given: dict[str, list[float | None]] = {}
+        self._num_live = 0
         self.functions = [self._watched(name, function) for name, function in rewards.items()]
+
+    def had_signal(self) -> bool:
+        """Whether in any batch since the last call some group's rewards differed."""
+        num_live, self._num_live = self._num_live, 0
+        return num_live > 0
 
     def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` that raises RewardFailed with a sentence, whatever goes wrong in it."""
@@ -95,14 +100,15 @@ class Judge:
             self._given = {}
 
     def _keep(self, given: dict[str, Any]) -> None:
-        state = given["trainer_state"]
-        if not state.is_world_process_zero:
-            return
-        completions = given["completions"]
+        state, completions = given["trainer_state"], given["completions"]
         totals = [
             sum(self._weights[name] * (values[i] or 0.0) for name, values in self._given.items())
             for i in range(len(completions))
         ]
+        groups = groups_of(len(totals), self._group_size)
+        self._num_live += any(len({totals[i] for i in group}) > 1 for group in groups)
+        if not state.is_world_process_zero:
+            return
         for index in telling(totals, self._group_size):
             sample = Sample(
                 step=state.global_step + 1,
@@ -116,14 +122,19 @@ class Judge:
             self._listener(sample)
 
 
+def groups_of(number: int, size: int) -> list[range]:
+    """The whole groups in a batch of answers; the batch itself where it holds none."""
+    groups = [range(start, start + size) for start in range(0, number - size + 1, size)]
+    return groups or [range(number)]
+
+
 def telling(totals: Sequence[float], group_size: int) -> list[int]:
-    """Which answers of a batch to show: best and worst of the group that differs most, else the first."""
-    groups = [range(start, start + group_size) for start in range(0, len(totals), group_size)]
-    whole = [group for group in groups if group.stop <= len(totals)] or [range(len(totals))]
-    best = [max(group, key=lambda i: totals[i]) for group in whole]
-    worst = [min(group, key=lambda i: totals[i]) for group in whole]
-    widest = max(range(len(whole)), key=lambda k: totals[best[k]] - totals[worst[k]])
-    return list(dict.fromkeys((best[widest], worst[widest])))
+    """Which answers of a batch to show: best and worst of the group that differs most."""
+    ends = [
+        (max(group, key=lambda i: totals[i]), min(group, key=lambda i: totals[i]))
+        for group in groups_of(len(totals), group_size)
+    ]
+    return list(dict.fromkeys(max(ends, key=lambda pair: totals[pair[0]] - totals[pair[1]])))
 
 
 def said(text: Any) -> str:

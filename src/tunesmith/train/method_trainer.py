@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,9 @@ class MethodTrainer:
     def parts(self, config: RunConfig, choice: Choice) -> dict[str, Any]:
         """Keyword arguments of the trainer beside those of every method."""
         return {}
+
+    def speed_up(self, trainer: Any, notify: Callable[[str], None]) -> None:
+        """Make the trainer do the same work in less time; `notify` hears where that can't be."""
 
     def while_training(self, choice: Choice) -> AbstractContextManager[None]:
         """What holds while the trainer works."""

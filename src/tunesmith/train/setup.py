@@ -22,6 +22,7 @@ from tunesmith.train.origin import Origin, origin_of
 from tunesmith.train.tracking import wanted_trackers
 from tunesmith.train.trainers import TRAINERS
 from tunesmith.train.trl_settings import build_trl_config, check_trl_keys, trl_arguments
+from tunesmith.train.versions import check_versions
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) 
         TunesmithError: whatever is wrong with configuration, data, rewards, model or disk, as a sentence.
     """
     listener(Phase("checking the configuration"))
+    check_versions()
     method = TRAINERS[config.trainer]
     config_class, _ = method.classes()
     check_trl_keys(config, config_class)

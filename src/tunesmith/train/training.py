@@ -49,7 +49,10 @@ def train(
     with stop.listening(), full_disk_said(run):
         try:
             base = load_base(setup, listener, run) if model is None else model
-            trainer = _build_trainer(setup, run, listener, base, [stop, dead])
+            judge = _judge(setup, run, listener)
+            dead.judge = judge
+            trainer = _build_trainer(setup, run, listener, base, [stop, dead], judge)
+            setup.method.speed_up(trainer, notify)
             if stop.received is None:
                 listener(Phase("training"))
                 with setup.method.while_training(setup.choice), losses_said(notify):
@@ -79,7 +82,16 @@ def train(
     return TrainResult(trainer.model, state.global_step, state.max_steps, metrics, resumed_from)
 
 
-def _build_trainer(setup: Setup, run: RunFolder, listener: Listener, model: Any, guards: list[Any]) -> Any:
+def _judge(setup: Setup, run: RunFolder, listener: Listener) -> Judge | None:
+    if not setup.rewards:
+        return None
+    weights = [reward.weight for reward in setup.config.rewards]
+    return Judge(setup.rewards, weights, setup.config.num_generations or 1, run, listener)
+
+
+def _build_trainer(
+    setup: Setup, run: RunFolder, listener: Listener, model: Any, guards: list[Any], judge: Judge | None
+) -> Any:
     from transformers import EarlyStoppingCallback
 
     from tunesmith.train.callbacks import ProgressCallback
@@ -92,9 +104,7 @@ def _build_trainer(setup: Setup, run: RunFolder, listener: Listener, model: Any,
     config_class, trainer_class = method.classes()
     arguments = trl_arguments(method, config, setup.choice, data.report, run)
     parts = method.parts(config, setup.choice)
-    if setup.rewards:
-        weights = [reward.weight for reward in config.rewards]
-        judge = Judge(setup.rewards, weights, config.num_generations or 1, run, listener)
+    if judge:
         parts["reward_funcs"] = judge.functions
     try:
         return trainer_class(

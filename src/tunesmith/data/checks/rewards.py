@@ -17,15 +17,13 @@ from tunesmith.data.checks.reward_calls import (
     as_rewards,
     call_reward,
     first_line,
-    load_reward,
     parameters_of,
     short,
     signature_fault,
 )
 from tunesmith.data.checks.text import is_blank
 from tunesmith.data.findings import Finding
-
-__all__ = ["RewardReport", "check_reward", "load_reward"]
+from tunesmith.rewards.completions import REFERENCE_COLUMNS
 
 # A step judges so many completions at a usual setting (8 prompts, 8 answers to each) and takes seconds to
 # generate them, so that a second of waiting for the reward is felt.
@@ -33,11 +31,6 @@ COMPLETIONS = 64
 SLOW_S = 1.0
 # From fewer rows than these the time for COMPLETIONS isn't extrapolated: a call's fixed cost would be too.
 ROWS_TO_SCALE = 16
-# Columns that hold what a good completion says, the likeliest first.
-REFERENCE_COLUMNS = (
-    "answer", "solution", "ground_truth", "reference", "reference_answer", "target", "final_answer",
-    "expected_answer", "gold", "output", "label",
-)  # fmt: skip
 _UNRELATED = "I would rather talk about the weather: it has been raining here since Tuesday."
 _EMPTY = "an empty completion"
 _REFERENCE = "the reference answer"
@@ -96,8 +89,8 @@ def check_reward(
     """What a reward makes of completions that are known to be good or bad, and what is wrong with it.
 
     Rows are canonical GRPO rows; 64 of them, evenly spread, are used. `reference` is the column with the
-    reference answers; without it one of REFERENCE_COLUMNS is. There is no report where a reward can't be
-    called or doesn't give rewards.
+    reference answers; without it one that the reward was made with, or one of REFERENCE_COLUMNS is. There is
+    no report where a reward can't be called or doesn't give rewards.
     """
     if not rows:
         return None, []
@@ -106,6 +99,7 @@ def check_reward(
     parameters = parameters_of(function)
     if fault := signature_fault(parameters, columns):
         return None, [Finding("D501", None, f"reward {name}", fault)]
+    reference = reference or getattr(function, "reference_column", None)
     column = reference if reference in columns else _reference_column(parameters, columns)
     references = [_as_text(row.get(column)) if column else None for row in rows]
     picked = (
