@@ -12,23 +12,39 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-RESULTS_PATH = Path(__file__).parent / "results"
+# Elsewhere on a machine that keeps only what lies in one folder.
+RESULTS_PATH = Path(os.environ.get("BENCH_RESULTS", Path(__file__).parent / "results"))
 IDLE_LOAD = 0.3
 PACKAGES = ("tunesmith", "torch", "transformers", "trl", "peft")
 
 
 def conditions() -> dict[str, Any]:
     """Facts that a figure needs to be repeated."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
+    try:
+        asked = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # no git there: the commit is named where the rows are taken in
+        commit = ""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "load": round(os.getloadavg()[0], 2),
-        "commit": commit.stdout.strip(),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "commit": commit,
+        "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # Tunesmith run from its source tree
+        return None
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """The rows that results/NAME.jsonl holds."""
+    path = RESULTS_PATH / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def wait_for_idle(limit_s: float = 300) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from tunesmith.cli.describe import provenance_table
 from tunesmith.cli.output import DebugFlag, JsonFlag, verb
 from tunesmith.runs.folder import RunFolder
+
+# The last answers of training that are shown.
+SHOWN_ANSWERS = 8
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -25,7 +30,8 @@ def show(
     with verb("show", as_json, debug) as out:
         run = RunFolder.open(run_path)
         record = run.record
-        out.document(run=str(run.path), run_status=run.status(), record=record)
+        answers = run.read_completions()[-SHOWN_ANSWERS:]
+        out.document(run=str(run.path), run_status=run.status(), record=record, completions=answers)
         if as_json:
             return
         facts = Table(show_header=False, box=None, padding=(0, 1))
@@ -35,7 +41,25 @@ def show(
             facts.add_row(name, value)
         out.table(facts)
         out.data("")
+        if answers:
+            out.table(answers_table(answers))
+            out.data("")
         out.table(provenance_table(record.get("config", {}), record.get("provenance", {})))
+
+
+def answers_table(answers: Sequence[Mapping[str, Any]]) -> Table:
+    """Answers that the model gave in training, with their rewards; all of them stand in completions.jsonl."""
+    table = Table(box=None, padding=(0, 1))
+    for name in ("step", "asked", "answered", "reward"):
+        table.add_column(name, style="dim" if name == "step" else None, overflow="fold")
+    for each in answers:
+        told = ", ".join(f"{name} {_number(value)}" for name, value in each["rewards"].items())
+        table.add_row(str(each["step"]), escape(each["prompt"]), escape(each["completion"]), told)
+    return table
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, int | float) else "none"
 
 
 def _facts(run: RunFolder) -> dict[str, str]:
@@ -51,11 +75,11 @@ def _facts(run: RunFolder) -> dict[str, str]:
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version),
     }
     for name, value in (record.get("metrics") or {}).items():
-        facts[name] = f"{value:.6g}"
+        facts[name] = _number(value)
     if run.status() in ("stopped", "killed", "failed"):
         facts["resume with"] = f"tunesmith resume {run.path}"
     if run.model_path.is_dir():
         facts["model"] = str(run.model_path)
-    for note in record.get("notes") or []:
-        facts["note"] = note
+    if notes := record.get("notes"):
+        facts["notes"] = "\n".join(notes)
     return facts

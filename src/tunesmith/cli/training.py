@@ -71,7 +71,13 @@ def setting_up(fix: str) -> Iterator[None]:
 
 def finished(out: Output, run: RunFolder, result: TrainResult) -> None:
     """Say that a training is done, with the commands that exist next."""
-    names = {"eval_loss": "evaluation loss", "train_loss": "mean training loss", "loss": "training loss"}
+    names = {
+        "eval_reward": "evaluation reward",
+        "reward": "reward at the end",
+        "eval_loss": "evaluation loss",
+        "train_loss": "mean training loss",
+        "loss": "training loss",
+    }
     facts = [
         f"{result.step} steps"
         if result.step == result.num_steps

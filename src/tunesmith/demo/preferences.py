@@ -41,7 +41,8 @@ OPENINGS = ("Done, ", "Done: ", "Done, and ")
 CLOSINGS = (
     ".", " now.", ". Enjoy it.", ". Just tell me when that should change.", ", as you asked.",
     " from now on.", ". Anything else you need?", ". It stays like that until you say otherwise.",
-    ", just as you wanted it.", ". Let me know if it should be different.", ". I am glad to help with whatever comes next.",
+    ", just as you wanted it.", ". Let me know if it should be different.",
+    ". I am glad to help with whatever comes next.",
 )  # fmt: skip
 APOLOGIES = (
     "I'm sorry, but I can't ", "I'm sorry, I don't have the ability to ", "I'm sorry, but I am not able to ",

@@ -29,23 +29,26 @@ class Dpo(MethodTrainer):
     def arguments(self, config: RunConfig, choice: Choice, report: DataReport) -> dict[str, Any]:
         return {
             "max_length": config.max_length,
-            "precompute_ref_log_probs": self._precomputes(config, report),
+            "precompute_ref_log_probs": asks_reference_once(config)
+            and (not config.has_adapter or self._sees_rows_again(config, report)),
         }
 
     def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
-        keeps_reference = not config.has_adapter and config.trl.get("precompute_ref_log_probs") is False
-        return num_params if keeps_reference else 0
+        return 0 if config.has_adapter or asks_reference_once(config) else num_params
 
-    def speed_up(self, trainer: Any, notify: Callable[[str], None]) -> None:
-        share_prompts(trained_model(trainer), notify)
+    def speed_up(self, trainer: Any, choice: Choice, notify: Callable[[str], None]) -> None:
+        if choice.device == "cpu":
+            share_prompts(trained_model(trainer), notify)
 
-    def _precomputes(self, config: RunConfig, report: DataReport) -> bool:
-        """Whether the reference is asked once, before training.
-
-        With full fine-tuning it is a second model, whose memory this saves. Under an adapter it costs no
-        memory, and to ask it once is less work where rows are seen more than once.
-        """
-        if config.trl.get("sync_ref_model"):
-            return False
+    def _sees_rows_again(self, config: RunConfig, report: DataReport) -> bool:
         rows_seen = self.num_steps(config, report) * config.global_batch_size
-        return not config.has_adapter or rows_seen > 1.5 * report.num_rows
+        return rows_seen > 1.5 * report.num_rows
+
+
+def asks_reference_once(config: RunConfig) -> bool:
+    """Whether the reference can be asked before training, and nothing of it be kept but its answers.
+
+    With full fine-tuning it is a second model, whose memory this saves. Under an adapter it costs no memory,
+    and to ask it once is less work where rows are seen more than once.
+    """
+    return not config.trl.get("sync_ref_model") and config.trl.get("precompute_ref_log_probs") is not False

@@ -71,10 +71,11 @@ class GroupedTrainer(MethodTrainer):
             "per_device_eval_batch_size": config.num_generations,
         } | _rollouts(config, choice)
 
-    def speed_up(self, trainer: Any, notify: Callable[[str], None]) -> None:
-        model = trained_model(trainer)
-        share_prompts(model, notify)
-        share_prefill(model, notify)
+    def speed_up(self, trainer: Any, choice: Choice, notify: Callable[[str], None]) -> None:
+        if choice.device == "cpu":
+            model = trained_model(trainer)
+            share_prompts(model, notify)
+            share_prefill(model, notify)
 
 
 def _updates(config: RunConfig) -> int:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
 from tunesmith.errors import ConfigError
+from tunesmith.plan.choice import Choice
+from tunesmith.train.dpo import asks_reference_once
 from tunesmith.train.method_trainer import MethodTrainer, base_model_note
 
 if TYPE_CHECKING:
@@ -30,9 +32,18 @@ class Kto(MethodTrainer):
                 if not self.calculate_KL:
                     return dataset
                 size = args.per_device_train_batch_size
+                if len(dataset) % size == 1:  # alone in its batch a row would be compared with itself
+                    dataset = dataset.select(range(len(dataset) - 1))
                 return dataset.map(_rotate_answers, batched=True, batch_size=size)
 
         return KTOConfig, TokenRowsKTOTrainer
+
+    def arguments(self, config: RunConfig, choice: Choice, report: DataReport) -> dict[str, Any]:
+        once = asks_reference_once(config) and not config.has_adapter
+        return {"max_length": config.max_length, "precompute_ref_log_probs": once}
+
+    def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
+        return 0 if config.has_adapter or asks_reference_once(config) else num_params
 
     def check(self, config: RunConfig) -> None:
         micro_batch = config.trl.get("per_device_train_batch_size")

@@ -84,7 +84,7 @@ class MethodTrainer:
         """Keyword arguments of the trainer beside those of every method."""
         return {}
 
-    def speed_up(self, trainer: Any, notify: Callable[[str], None]) -> None:
+    def speed_up(self, trainer: Any, choice: Choice, notify: Callable[[str], None]) -> None:
         """Make the trainer do the same work in less time; `notify` hears where that can't be."""
 
     def while_training(self, choice: Choice) -> AbstractContextManager[None]:

@@ -5,7 +5,8 @@ eight eight times, and pads every row to the longest. Here all answers to a prom
 each seeing the prompt and itself alone: `[prompt][answer 1][answer 2]`, with positions that go on from the
 prompt.
 Log-probabilities and gradients are the same (tests/test_shared_prompts.py); the gain stands in
-benchmarks/RESULTS.md. The first batch of a run is computed both ways: a model that sees other things than the
+benchmarks/RESULTS.md: on a CPU, where every token counts. A GPU that a small model can't fill has none of it,
+and is left alone. The first batch of a run is computed both ways: a model that sees other things than the
 mask shows (sliding windows, states) is found out, and trained as TRL does it.
 """
 

@@ -52,7 +52,7 @@ def train(
             judge = _judge(setup, run, listener)
             dead.judge = judge
             trainer = _build_trainer(setup, run, listener, base, [stop, dead], judge)
-            setup.method.speed_up(trainer, notify)
+            setup.method.speed_up(trainer, setup.choice, notify)
             if stop.received is None:
                 listener(Phase("training"))
                 with setup.method.while_training(setup.choice), losses_said(notify):
@@ -151,6 +151,8 @@ def _stopped(
 def _last_metrics(history: list[dict[str, float]]) -> dict[str, float]:
     """The last value of every metric that was logged."""
     last: dict[str, float] = {}
-    for row in history:
-        last |= {key: value for key, value in row.items() if key not in ("step", "epoch")}
+    for row in history:  # TRL logs None for what no answer of a step had
+        last |= {
+            key: value for key, value in row.items() if key not in ("step", "epoch") and value is not None
+        }
     return last
