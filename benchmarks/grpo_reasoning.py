@@ -18,7 +18,6 @@ from record import append, conditions
 
 from tunesmith.demo import weights
 
-CURVE = ("reward", "reward_std", "frac_reward_zero_std", "entropy", "completions/mean_length")
 NUM_HELDOUT = 200
 
 
@@ -45,6 +44,7 @@ def main() -> None:
     from tunesmith.config.loading import load_config
     from tunesmith.evaluate.answers import generate_answers
     from tunesmith.runs.folder import RunFolder
+    from tunesmith.train.events import Progress
     from tunesmith.train.setup import load_base, set_up
     from tunesmith.train.training import train
 
@@ -64,14 +64,15 @@ def main() -> None:
     before = scores(rows, generate_answers(model, setup.tokenizer, prompts, max_new_tokens=24))
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder) / "run", setup.record())
+
+        def keep(event) -> None:
+            if isinstance(event, Progress) and event.metrics:
+                row = {"step": event.step, **event.metrics, "time_s": round(time.monotonic() - began, 1)}
+                append("grpo_reasoning_curve", row)
+
         began = time.monotonic()
-        result = train(setup, run, lambda event: None, model=model)
+        result = train(setup, run, keep, model=model)
         took = time.monotonic() - began
-        for row in run.read_metrics():
-            if "reward" in row:
-                append(
-                    "grpo_reasoning_curve", {"step": row["step"], **{name: row.get(name) for name in CURVE}}
-                )
         samples = [row for row in run.read_completions() if row["step"] in (1, options.steps)]
     after = scores(rows, generate_answers(result.model, setup.tokenizer, prompts, max_new_tokens=24))
     append(

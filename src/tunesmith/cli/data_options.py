@@ -70,12 +70,10 @@ def known_method(method: str) -> None:
     Raises:
         ConfigError: it doesn't.
     """
-    from tunesmith.data.layout import KINDS
+    from tunesmith.config.methods import METHODS, which_method
 
-    if method not in KINDS:
-        raise ConfigError(
-            f"there is no method {method!r}", where="--method", fix=f"methods: {', '.join(sorted(KINDS))}"
-        )
+    if method not in METHODS:
+        raise ConfigError(f"there is no method {method!r}", where="--method", fix=which_method(method))
 
 
 def source_of(data: str, split: str) -> DatasetSource:

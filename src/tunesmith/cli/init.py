@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tunesmith.cli.output import DebugFlag, JsonFlag, verb
-from tunesmith.config.methods import METHODS
+from tunesmith.config.methods import METHODS, which_method
 from tunesmith.config.template import run_yaml_template
 from tunesmith.errors import ConfigError
 from tunesmith.runs.files import write_text_whole
@@ -29,7 +29,7 @@ def init(
     with verb("init", as_json, debug) as out:
         if method not in METHODS:
             raise ConfigError(
-                f"there is no method {method!r}", where="command line", fix=f"methods: {', '.join(METHODS)}"
+                f"there is no method {method!r}", where="command line", fix=which_method(method)
             )
         if path.exists():
             raise ConfigError(f"{path} exists already", where=str(path), fix="choose another --out")

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tunesmith.config.defaults import field_defaults, trl_defaults
 from tunesmith.config.layers import Layer, Setting, env_layer, flags_layer, set_layer, yaml_layer
-from tunesmith.config.methods import METHODS
+from tunesmith.config.methods import METHODS, which_method
 from tunesmith.config.run_config import DatasetSource, RunConfig
 from tunesmith.errors import ConfigError
 
@@ -130,7 +130,7 @@ def _method_agrees(from_yaml: Layer, from_flags: Layer) -> None:
     flag, written = from_flags.get("method"), from_yaml.get("method")
     if flag and flag.value not in METHODS:
         raise ConfigError(
-            f"there is no method {flag.value!r}", where="command line", fix=f"methods: {', '.join(METHODS)}"
+            f"there is no method {flag.value!r}", where="command line", fix=which_method(str(flag.value))
         )
     if flag and written and flag.value != written.value:
         raise ConfigError(

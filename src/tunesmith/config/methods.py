@@ -6,6 +6,7 @@ each with its source, and a user's own `trl:` table wins over them.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -104,6 +105,13 @@ METHODS: dict[str, Method] = {
     "rloo": Method("reinforcement learning from rewards, leave-one-out baseline", "rloo", "prompts"),
     "distillation": Method("a smaller model learns a larger one's distribution", "distillation", "prompts"),
 }
+
+
+def which_method(typed: str) -> str:
+    """What to say to a person who typed a method that there isn't."""
+    near = difflib.get_close_matches(typed.lower(), METHODS, n=1, cutoff=0.5)
+    return (f"did you mean {near[0]}? " if near else "") + f"methods: {', '.join(METHODS)}"
+
 
 # Fields that only some trainers have a use for.
 TRAINERS_OF: dict[str, tuple[str, ...]] = {

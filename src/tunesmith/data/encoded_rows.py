@@ -23,7 +23,7 @@ from tunesmith.data.checks.rows import BadRow, Row
 from tunesmith.data.checks.tokens import TokenChecker, TokenCounts
 from tunesmith.data.convert import convert
 from tunesmith.data.formats import require
-from tunesmith.data.layout import Layout
+from tunesmith.data.layout import Layout, kind_of
 from tunesmith.data.partial import Checks, Partial, check_batches
 from tunesmith.data.row_source import RowSource, open_rows
 from tunesmith.data.token_rows import SCHEMAS, token_row
@@ -86,6 +86,15 @@ def encode_source(
     return EncodedSource(source, dataset, checked, checked.num_rows - len(dataset), writer.sample)
 
 
+def _mixed(rows: list[Row]) -> str:
+    """The first column in which values are of several types."""
+    kinds: dict[str, set[str]] = {}
+    for row in rows:
+        for name, value in row.items():
+            kinds.setdefault(name, set()).update({kind_of(value)} - {"null"})
+    return next((name for name, found in kinds.items() if len(found) > 1), "?")
+
+
 class _Writer:
     def __init__(self, layout: Layout, config: RunConfig, tokenizer: Any) -> None:
         self.sample: list[tuple[int, Row]] = []
@@ -137,9 +146,9 @@ class _Writer:
                     self.sample.append((number, row))
         try:
             return datasets.Dataset.from_list(made)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OverflowError) as error:
             raise DataError(
-                f"a column of {rows.source.path} changes its type: {str(error).splitlines()[0][:200]}",
+                f"column {_mixed(made)!r} of {rows.source.path} holds values of several types",
                 where=rows.source.path,
                 fix="give each column that a reward reads one type in all rows",
             ) from error

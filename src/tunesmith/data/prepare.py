@@ -121,11 +121,16 @@ def verdict(source: DatasetSource, checked: Partial, config: RunConfig, tokenize
 def _refused(source: DatasetSource, log: FindingLog, blocking: list[str], config: RunConfig) -> DataError:
     first = next(each for each in log.kept() if each.code in blocking)
     others = sum(log.counts[code] for code in blocking) - 1
-    said = f"{first.place.replace(', ', ': ', 1) if first.row is not None else ''} {first.message}".strip()
+    place = first.place.replace(", ", ": ", 1) if first.row is not None else first.field or ""
+    said = f"{place} {first.message}".strip()
     command = f"tunesmith validate {source.path} --method {config.method}"
     if first.code.startswith("D2"):
         command += f" --model {config.model} --max-length {config.max_length}"
+    if first.code.startswith("D5"):
+        command += "".join(f" --reward {reward.function}" for reward in config.rewards)
     where = f"{source.path}, {first.place}" if first.row is not None else source.path
+    # A reward that can't be called, or gives no rewards, can't be trained with either.
+    accept = "" if first.code in ("D501", "D504") else f", --allow {first.code} accepts it"
     return DataError(
         f"{said} [{first.code}]"
         + (
@@ -134,14 +139,14 @@ def _refused(source: DatasetSource, log: FindingLog, blocking: list[str], config
             else ""
         ),
         where=where,
-        fix=f"{first.fix}; {command} shows all, --allow {first.code} accepts it",
+        fix=f"{first.fix}; {command} shows all{accept}",
     )
 
 
 def _first(log: FindingLog, code: str) -> str:
     found = next(each for each in log.kept() if each.code == code)
     count = log.counts[code]
-    place = "" if found.row is None else f"{found.place} "
+    place = f"{found.place} " if found.row is not None or found.field else ""
     return f"{place}{found.message}" + (f", and {count - 1:,} more" if count > 1 else "")
 
 

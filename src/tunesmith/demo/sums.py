@@ -18,8 +18,8 @@ from tunesmith.demo.household import DATA_PATH
 
 SEED = 3
 SYSTEM_PROMPT = "You add numbers."
-SMALLEST, LARGEST = 2, 29
-NUM_HELDOUT = 72
+SMALLEST, LARGEST = 2, 19
+NUM_HELDOUT = 64
 TRAIN_PATH, HELDOUT_PATH = DATA_PATH / "sums_train.jsonl", DATA_PATH / "sums_heldout.jsonl"
 
 

@@ -122,14 +122,16 @@ class StopCallback(TrainerCallback):
 class SignalCallback(TrainerCallback):
     """Stops a run in which for so many steps all answers to a prompt got one reward: nothing is learned."""
 
-    def __init__(self, max_steps: int | None) -> None:
+    def __init__(self, max_steps: int | None, listener: Listener) -> None:
         self.reason: str | None = None
         self.advice = ""
         # Set to the judge of the run's answers, which sees them before TRL subtracts a KL term.
         self.judge: Any = None
         self._max_steps = max_steps
+        self._listener = listener
         self._num_dead = 0
         self._last_step = 0
+        self._said_cut = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._last_step = state.global_step
@@ -137,25 +139,42 @@ class SignalCallback(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        dead = (logs or {}).get("frac_reward_zero_std")
+        logs = logs or {}
+        dead = logs.get("frac_reward_zero_std")
         if dead is None or self._max_steps is None:
             return
+        num_live, num_given = self.judge.since_last()
         # TRL gives the mean over the steps since the last log, and of all processes.
-        is_dead = dead >= 1 if args.world_size > 1 or not self.judge else not self.judge.had_signal()
+        is_dead = dead >= 1 if args.world_size > 1 else not num_live
         self._num_dead = self._num_dead + state.global_step - self._last_step if is_dead else 0
         self._last_step = state.global_step
+        self._say_cut(logs)
         if self._num_dead >= self._max_steps and state.global_step < state.max_steps:
-            reward = float((logs or {}).get("reward") or 0.0)
-            self.reason = (
-                f"no signal in {self._num_dead} steps: all answers to a prompt got the same reward, "
-                f"{reward:.3g} on average"
-            )
-            self.advice = (
-                "if they are all wrong, give easier prompts, a reward with partial credit, more "
-                "num_generations or a higher trl.temperature; if all right, harder prompts"
-            )
+            self._explain(num_given, float(logs.get("reward") or 0.0))
             control.should_save = True
             control.should_training_stop = True
+
+    def _explain(self, num_given: int, reward: float) -> None:
+        start = f"no signal in {self._num_dead} steps"
+        if not num_given:
+            self.reason = f"{start}: the rewards gave None for every answer"
+            self.advice = "let one of the rewards give a number for answers that it can't judge, such as 0"
+            return
+        self.reason = f"{start}: all answers to a prompt got the same reward, {reward:.3g} on average"
+        self.advice = (
+            "if they are all wrong, give easier prompts, a reward with partial credit, more num_generations "
+            "or a higher trl.temperature; if all right, harder prompts"
+        )
+
+    def _say_cut(self, logs: dict[str, Any]) -> None:
+        if not self._said_cut and (logs.get("completions/clipped_ratio") or 0) >= 1:
+            self._said_cut = True
+            self._listener(
+                Notice(
+                    "every answer is cut at max_completion_length: rewards judge beginnings, and with "
+                    "trl.mask_truncated_completions nothing is learned"
+                )
+            )
 
 
 def _finite(value: Any) -> Any:

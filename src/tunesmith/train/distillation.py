@@ -43,9 +43,26 @@ class Distillation(MethodTrainer):
     def row_length(self, config: RunConfig, report: DataReport) -> int:
         return min(report.longest, config.max_length) + (config.max_completion_length or 0)
 
+    def check_models(self, config: RunConfig, model_config: Any, tokenizer: Any) -> None:
+        from tunesmith.data.tokenizer import load_tokenizer
+        from tunesmith.train.model import load_model_config
+
+        teacher = str(config.teacher_model)
+        sizes = [
+            each.get_text_config().vocab_size
+            for each in (model_config, load_model_config(config, teacher, None))
+        ]
+        if sizes[0] != sizes[1] or load_tokenizer(config, teacher).get_vocab() != tokenizer.get_vocab():
+            raise ConfigError(
+                f"{teacher} has another vocabulary than {config.model}: it can't be compared token by token",
+                where="teacher_model",
+                fix="take a larger model of the same family, with the same vocab_size and tokenizer",
+            )
+
     def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
-        # A teacher of at least the student's size; how much larger it is, only its download tells.
-        return num_params
+        from tunesmith.train.model import count_params, load_model_config
+
+        return count_params(config, load_model_config(config, str(config.teacher_model), None))
 
     def arguments(self, config: RunConfig, choice: Choice, report: DataReport) -> dict[str, Any]:
         return {"max_completion_length": config.max_completion_length}

@@ -21,6 +21,10 @@ from tunesmith.train.events import Listener, Sample
 TIME_LIMIT_S = 300.0
 
 
+class _OutOfTime(BaseException):
+    """A call takes too long; no Exception, which a loop of retries would take for its own."""
+
+
 class RewardFailed(Exception):
     """A reward raised, hung, or gave what is no reward, in the middle of a run."""
 
@@ -57,13 +61,16 @@ class Judge:
         self._run = run
         self._listener = listener
         self._given: dict[str, list[float | None]] = {}
-        self._num_live = 0
+        self._num_live = self._num_given = 0
+        # Set to what tells that the trainer evaluates: such answers are no step's.
+        self.evaluates: Callable[[], bool] = lambda: False
         self.functions = [self._watched(name, function) for name, function in rewards.items()]
 
-    def had_signal(self) -> bool:
-        """Whether in any batch since the last call some group's rewards differed."""
-        num_live, self._num_live = self._num_live, 0
-        return num_live > 0
+    def since_last(self) -> tuple[int, int]:
+        """Batches since the last call in which rewards of a group differed, and rewards that were numbers."""
+        found = self._num_live, self._num_given
+        self._num_live = self._num_given = 0
+        return found
 
     def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function` that raises RewardFailed with a sentence, whatever goes wrong in it."""
@@ -73,25 +80,21 @@ class Judge:
             self._take(name, rewards, given)
             return rewards
 
-        async def wait(**given: Any) -> list[float | None]:
-            try:
-                value = await asyncio.wait_for(function(**given), TIME_LIMIT_S)
-            except Exception as error:  # whatever a user's function raises stops the run (test_judge.py)
-                raise RewardFailed(f"reward {name} raised {first_line(error)}") from error
-            return finish(value, given)
-
         def call(**given: Any) -> list[float | None]:
             try:
                 with _time_limit():
                     value = function(**given)
+                    # Here and not in TRL's thread, where no alarm ends a function that blocks.
+                    value = asyncio.run(value) if is_async(function) else value
                     value = list(value) if isinstance(value, Iterator) else value
-            except Exception as error:  # whatever a user's function raises stops the run (test_judge.py)
+            except _OutOfTime as error:
+                raise RewardFailed(f"reward {name} raised TimeoutError: {error}") from error
+            except (Exception, SystemExit) as error:  # whatever a user's function raises (test_judge.py)
                 raise RewardFailed(f"reward {name} raised {first_line(error)}") from error
             return finish(value, given)
 
-        watched = wait if is_async(function) else call
-        watched.__name__ = name  # TRL names the metrics after it
-        return watched
+        call.__name__ = name  # TRL names the metrics after it
+        return call
 
     def _take(self, name: str, rewards: list[float | None], given: dict[str, Any]) -> None:
         self._given[name] = rewards
@@ -100,11 +103,14 @@ class Judge:
             self._given = {}
 
     def _keep(self, given: dict[str, Any]) -> None:
+        if self.evaluates():
+            return
         state, completions = given["trainer_state"], given["completions"]
         totals = [
             sum(self._weights[name] * (values[i] or 0.0) for name, values in self._given.items())
             for i in range(len(completions))
         ]
+        self._num_given += sum(each is not None for values in self._given.values() for each in values)
         groups = groups_of(len(totals), self._group_size)
         self._num_live += any(len({totals[i] for i in group}) > 1 for group in groups)
         if not state.is_world_process_zero:
@@ -161,10 +167,10 @@ def _time_limit() -> Iterator[None]:
         return
 
     def ring(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"it did not return within {TIME_LIMIT_S:g} s")
+        raise _OutOfTime(f"it did not return within {TIME_LIMIT_S:g} s")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)
+    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S, TIME_LIMIT_S)
     try:
         yield
     finally:

@@ -62,6 +62,14 @@ class MethodTrainer:
         """Tokens of the longest row as the trainer reads it."""
         return self.texts_per_row * min(report.longest, config.max_length)
 
+    def check_models(self, config: RunConfig, model_config: Any, tokenizer: Any) -> None:
+        """Make sure that models beside the trained one fit it; no weight is loaded.
+
+        Raises:
+            ConfigError: one doesn't.
+            ModelError, DownloadError: it can't be had.
+        """
+
     def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
         """Parameters of models that are held in memory beside the trained one."""
         return 0

@@ -74,6 +74,12 @@ def measure_model(config: RunConfig, model_config: Any, method: MethodTrainer) -
     )
 
 
+def count_params(config: RunConfig, model_config: Any) -> int:
+    """The parameters of a causal language model, without its weights."""
+    model = _meta_model(config, model_config, MethodTrainer())
+    return sum(weight.numel() for weight in model.parameters())
+
+
 def _meta_model(config: RunConfig, model_config: Any, method: MethodTrainer) -> Any:
     import torch
 
@@ -99,6 +105,10 @@ def load_model(
         DownloadError: the Hub can't be reached, or refuses.
         MissingPackageError: qlora, and bitsandbytes isn't installed.
     """
+    from transformers import set_seed
+
+    # A reward model's head is new: it is drawn here.
+    set_seed(config.seed)
     where, revision = origin.model, origin.revision
     if origin.adapter and run:
         where, revision = str(_merge(config, method, origin, run)), None

@@ -37,8 +37,14 @@ def origin_of(config: RunConfig, run: RunFolder | None = None) -> Origin:
             where="init_from",
             fix=f"tunesmith resume {earlier.path}, and then go on",
         )
-    model = str(earlier.model_path)
+    model = str(earlier.model_path.resolve())
     before = earlier.record["config"]
+    if before.get("method") == "reward":
+        raise RunFolderError(
+            f"{earlier.path} is a reward model: it gives a number, and can't answer",
+            where="init_from",
+            fix="start from a run of another method",
+        )
     if before["tuning"] == "full":
         return Origin(model, None, model)
     if earlier.base_path.is_dir():

@@ -80,6 +80,7 @@ def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) 
     tokenizer = load_tokenizer(config, origin.tokenizer, origin.revision)
     has_template = bool(tokenizer.chat_template)
     template_note = put_in_chat_template(tokenizer, config.chat_template)
+    method.check_models(config, model_config, tokenizer)
     data = prepare_data(config, tokenizer, rewards)
     choice = choose(
         config,

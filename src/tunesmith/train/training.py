@@ -45,13 +45,15 @@ def train(
         listener(Notice(message))
 
     stop = StopCallback(listener)
-    dead = SignalCallback(setup.config.max_steps_without_signal)
+    dead = SignalCallback(setup.config.max_steps_without_signal, listener)
     with stop.listening(), full_disk_said(run):
         try:
             base = load_base(setup, listener, run) if model is None else model
             judge = _judge(setup, run, listener)
             dead.judge = judge
             trainer = _build_trainer(setup, run, listener, base, [stop, dead], judge)
+            if judge:
+                judge.evaluates = lambda: not trainer.model.training
             setup.method.speed_up(trainer, setup.choice, notify)
             if stop.received is None:
                 listener(Phase("training"))
@@ -69,7 +71,10 @@ def train(
             raise _signalled(run, stop.received)
         if dead.reason and unfinished:
             raise _stopped(
-                run, dead.reason, stopped_by="no signal", fix=f"{dead.advice}; to go on all the same: "
+                run,
+                dead.reason,
+                stopped_by="no signal",
+                fix=f"{dead.advice}; to go on as it is, for as many steps again: ",
             )
         listener(Phase("saving the model"))
         save_model(trainer.model, setup.tokenizer, run.model_path)
@@ -152,7 +157,6 @@ def _last_metrics(history: list[dict[str, float]]) -> dict[str, float]:
     """The last value of every metric that was logged."""
     last: dict[str, float] = {}
     for row in history:  # TRL logs None for what no answer of a step had
-        last |= {
-            key: value for key, value in row.items() if key not in ("step", "epoch") and value is not None
-        }
+        told = {key: value for key, value in row.items() if value is not None}
+        last |= {key: value for key, value in told.items() if key not in ("step", "epoch")}
     return last
