@@ -303,6 +303,13 @@ MODEL = [
     Case("pairs that are cut", "dpo", [*pair_text.rows(11),
          pair_text.make(11) | {"chosen": "so and so, " * 400}],
          (("D205", 11, "chosen"), ("D207", None, None)), model=_MARKED),
+    Case("pairs that differ beyond the cut alone", "dpo", [*pair_text.rows(11),
+         pair_text.make(11) | {side: "so and so, " * 400 + side for side in ("chosen", "rejected")}],
+         (("D205", 11, "chosen"), ("D205", 11, "rejected"), ("D207", None, None), ("D211", 11, None)),
+         model=_MARKED),
+    Case("answers of plain text without a question", "dpo",
+         [{side: f"{sentence((i, side))}" for side in ("chosen", "rejected")} for i in range(12)],
+         (("D108", None, None),)),
 ]  # fmt: skip
 
 BROKEN_SETS: list[Case] = [*FILES, *SETS, *SAFETY, *MODEL]

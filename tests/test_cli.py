@@ -17,7 +17,7 @@ from tunesmith.errors import RunInterrupted, RunStopped
 
 # Frozen: scripts out there rely on every name. To add one is free; to rename one needs a decision page.
 SURFACE = """
-demo: --debug --hub --json --run-dir --seed
+demo: --debug --hub --json --method --run-dir --seed
 init: --debug --json --out method
 validate: --allow --chat-template --debug --duplicates --eval-dataset --eval-split --findings --fix --html \
 --json --map --max-length --merge --method --model --no-duplicates --out --reward --shard --split \
@@ -26,13 +26,14 @@ preview: --chat-template --debug --json --map --max-length --method --model --nu
 -n data
 train: --allow --assistant-only-loss --chat-template --completion-only-loss --dataset --dataset-config \
 --dataset-test-split --dataset-train-split --debug --device --dry-run --early-stopping-patience \
---eval-dataset --eval-steps --global-batch-size --gradient-checkpointing --json --learning-rate \
---load-best-model-at-end --logging-steps --lora-alpha --lora-dropout --lora-r --lora-target-modules \
---lr-scheduler-type --map --max-length --max-rows --max-steps --model --model-revision \
---no-assistant-only-loss --no-completion-only-loss --no-gradient-checkpointing \
---no-load-best-model-at-end --no-trust-remote-code --num-train-epochs --precision --project \
---run-dir --run-name --save-steps --save-total-limit --seed --set --test-size --trackio-space-id \
---trust-remote-code --tuning --warmup-steps method run_yaml
+--eval-dataset --eval-steps --global-batch-size --gradient-checkpointing --init-from --json \
+--learning-rate --load-best-model-at-end --logging-steps --lora-alpha --lora-dropout --lora-r \
+--lora-target-modules --lr-scheduler-type --map --max-completion-length --max-length --max-rows \
+--max-steps --max-steps-without-signal --model --model-revision --no-assistant-only-loss \
+--no-completion-only-loss --no-gradient-checkpointing --no-load-best-model-at-end --no-trust-remote-code \
+--no-use-dora --num-generations --num-train-epochs --precision --project --rewards --run-dir --run-name \
+--save-steps --save-total-limit --seed --set --teacher-model --test-size --trackio-space-id \
+--trust-remote-code --tuning --use-dora --warmup-steps method run_yaml
 resume: --debug --json run_path
 runs: --debug --json --yes action run_path
 show: --debug --json run_path

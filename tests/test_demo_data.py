@@ -260,6 +260,9 @@ def test_matching_templates_and_filling_slots_stays_far_below_the_bar():
 
 def test_the_files_are_small():
     sizes = {path.name: path.stat().st_size for path in household.DATA_PATH.glob("*.jsonl")}
-    assert sizes.keys() == {"train.jsonl", "heldout.jsonl"}
+    assert sizes.keys() == {
+        f"{name}{part}.jsonl" for name in ("", "preferences_", "sums_") for part in ("train", "heldout")
+    }
+    assert sum(sizes.values()) < 500_000
     assert sizes["train.jsonl"] < 180_000
     assert sizes["heldout.jsonl"] < 30_000

@@ -130,7 +130,6 @@ def test_an_adapter_on_a_fully_tuned_run_names_that_run_s_model_as_its_base():
     trained = in_memory("dpo", "runs/full", "runs/on-full")
     assert not Path("runs/on-full/base").exists()
     assert torch.equal(logits_of(loaded("runs/on-full", "runs/full/model")), logits_of(trained))
-    # reported: the name is relative, so that the adapter loads from this folder only; runs/NAME/base isn't.
     assert base_of("runs/on-full") == str(Path("runs/full/model").resolve())
 
 
@@ -174,7 +173,6 @@ def test_a_reward_model_is_no_model_that_can_answer(tiny_model: Path):
     ran = tunesmith("train", *options_for("reward", tiny_model), "--run-dir", "runs/numbers")
     assert ran.code == 0, ran.err
     ran = train("dpo", "runs/numbers", "runs/on-numbers")
-    # reported: the adapter is merged as if it were a language model's, and training goes on.
     assert ran.code == 2, ran.err
     assert "Traceback" not in ran.err
     assert not Path("runs/on-numbers").exists()

@@ -29,7 +29,6 @@ def good(completions):
 """
 FAULTS = {
     "raises": ("raise RuntimeError('the sandbox is full')", "raised RuntimeError: the sandbox is full"),
-    # reported: judge.py catches Exception, and SystemExit ends the process with its own code, unrecorded.
     "leaves": ("raise SystemExit(3)", "raised SystemExit: 3"),
     "NaN": ("return [0.0, math.nan, 0.0, 0.0]", "gives nan for "),
     "infinity": ("return [0.0, 0.0, 0.0, math.inf]", "gives inf for "),
@@ -144,8 +143,6 @@ async def score(completions, trainer_state, **kwargs):
 """
 
 
-# reported: the alarm rings once, as an Exception, which a loop of retries takes for its own; and an async
-# function that never awaits keeps asyncio's own limit from being seen. Both hang, deaf to SIGTERM.
 @pytest.mark.parametrize("text", [RETRIES, BLOCKS], ids=["retries", "blocks"])
 def test_a_reward_that_keeps_the_time_limit_from_being_heard_is_stopped_all_the_same(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, text: str
@@ -244,7 +241,6 @@ def test_answers_of_an_evaluation_are_not_kept_as_those_of_a_training_step(tiny_
     write_reward(SOUND)
     ran = train(tiny_model, "--max-steps", "2", "--test-size", "4", "--eval-steps", "1")
     assert ran.code == 0, ran.err
-    # reported: they are written as answers of the next step, step 3 of 2 after the last one.
     assert max(each["step"] for each in completions()) == 2
     assert len(completions()) <= 2 * 2
 
@@ -286,7 +282,6 @@ def test_a_reward_that_says_none_of_everything_stops_the_run_as_one_without_sign
     ran = train(tiny_model, *SIGNALLESS)
     assert ran.code == 4, ran.err
     assert "checkpoint at step 4 is written" in ran.err
-    # reported: SignalCallback says "the same reward, 0 on average" where there was no reward at all.
     assert "None" in ran.err.partition("no signal in 2 steps")[2]
 
 
@@ -335,7 +330,6 @@ def test_of_several_rewards_the_one_that_can_t_be_used_is_named(tiny_model: Path
     write_reward(SOUND + "\ndef other(completions, **kwargs):\n    return 1.0\n")
     ran = train(tiny_model, "--rewards", "rewards.py:score,rewards.py:other")
     assert ran.code == 2, ran.err
-    # reported: prepare._refused leaves the place of a finding out where it has no row.
     assert "reward other" in ran.err
 
 

@@ -101,7 +101,7 @@ def test_full_tuning_moves_every_weight(train, built: Built, method: str):
     [
         ("distillation", "teacher_model", []),
         ("dpo", "ref_model", ["--set", "trl.precompute_ref_log_probs=false"]),
-        ("kto", "ref_model", []),
+        ("kto", "ref_model", ["--set", "trl.precompute_ref_log_probs=false"]),
         ("grpo", "ref_model", ["--set", "trl.beta=0.1"]),
         ("rloo", "ref_model", []),
     ],

@@ -201,13 +201,11 @@ def test_the_same_seed_gives_the_same_reward_model_and_another_seed_another_one(
         )
         assert ran.code == 0, ran.err
     losses = rows_of(Path("runs/seed-one"))
-    # reported: load_model draws the head before anything is seeded.
     assert rows_of(Path("runs/seed-twin")) == losses
     assert same_weights(Path("runs/seed-twin/model"), Path("runs/seed-one/model"))
     assert rows_of(Path("runs/seed-other")) != losses
 
 
-# reported: a metric without a value (dapo, where all answers were cut) ends `show` with exit 70.
 @each_method
 def test_show_tells_status_and_settings_of_every_method(trained, method: str):
     trained(method)
@@ -291,7 +289,6 @@ def test_a_run_stopped_by_a_signal_is_resumed_and_ends_as_one_never_stopped(
     assert record_of(run.path)["status"] == "done"
     twin = RunFolder.create(Path("runs") / f"{trainer}-twin", setup_of(flags).record())
     train(setup_of(flags), twin, lambda event: None)
-    # reported: of reward, as load_model draws the head before anything is seeded.
     assert rows_of(run.path) == rows_of(twin.path)
     assert same_weights(run.model_path, twin.model_path)
 

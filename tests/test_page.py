@@ -230,7 +230,8 @@ def test_commands_suit_what_was_found():
     cut = words(page(document(counts={"D205": 5}, findings=[finding("D205", 3)], allowed=["D003"])))
     assert "--method sft --allow D003 --model org/model --max-length 2001" in cut
     assert "--fix" not in cut  # that a row is cut is nothing that a copy mends
-    assert "tunesmith train" not in words(page(document(fit=True, counts={}, findings=[], method="dpo")))
+    fit = words(page(document(fit=True, counts={}, findings=[], method="dpo")))
+    assert "tunesmith train dpo --model org/model --dataset 'my chats.jsonl' --max-length 1024" in fit
 
 
 def test_errors_that_were_allowed_dont_stand_in_the_way():

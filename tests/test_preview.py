@@ -13,6 +13,7 @@ from tiny import chat_rows, write_jsonl
 
 from tunesmith.config.run_config import DatasetSource
 from tunesmith.data.preview import preview
+from tunesmith.data.token_rows import LENGTH
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +64,7 @@ def test_the_pieces_are_the_text_and_the_loss_is_where_the_trainer_puts_it(answe
         row["messages"], tokenize=False
     )
     assert ["".join(piece.text for piece in seen.pieces if piece.loss)] == learned(tokenizer, row)
-    assert seen.num_tokens == encode(tokenizer, [row])["length"][0]
+    assert seen.num_tokens == encode(tokenizer, [row])[LENGTH][0]
 
 
 def test_a_pair_shows_chosen_and_rejected(tiny_model: Path):

@@ -8,6 +8,7 @@ from tiny import _train_tokenizer, chat_rows, write_jsonl
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.chat_templates import put_in_chat_template
 from tunesmith.data.prepare import prepare_data
+from tunesmith.data.token_rows import LENGTH
 from tunesmith.data.tokens import IGNORED_LABEL
 from tunesmith.errors import DataError, DownloadError, ModelError
 
@@ -23,7 +24,7 @@ def row_of_length(tokenizer, question: str, num_tokens: int) -> dict:
     """A ChatML row of exactly `num_tokens`: its answer is as many digits as it takes."""
     for size in range(1, num_tokens):
         row = chat(question, "7" * size)  # a digit is a token
-        if encode(tokenizer, [row], max_length=9999)["length"] == [num_tokens]:
+        if encode(tokenizer, [row], max_length=9999)[LENGTH] == [num_tokens]:
             return row
     raise AssertionError(f"no answer makes {num_tokens} tokens")
 

@@ -11,6 +11,7 @@ from datasets import Dataset
 from encoding import config_for, encode
 from tiny import _train_tokenizer, chat_rows
 
+from tunesmith.data.token_rows import ENDS, LENGTH
 from tunesmith.train.trainers import TRAINERS
 
 QUESTION = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -67,7 +68,7 @@ def test_a_prompt_ends_with_the_generation_prompt_and_an_answer_with_the_end_of_
     for side in ("chosen_ids", "rejected_ids"):
         assert row[side].count(tokenizer.eos_token_id) == 1
         assert row[side][-1] == tokenizer.eos_token_id
-    assert row["ends"] is True
+    assert row[ENDS] is True
 
 
 def test_answers_that_begin_alike_belong_to_the_answers_not_to_the_prompt(tokenizer):
@@ -109,8 +110,8 @@ def test_max_length_cuts_the_answers_and_keeps_the_prompt(tokenizer):
         assert cut["prompt_ids"] == whole["prompt_ids"]
         assert cut["chosen_ids"] == whole["chosen_ids"][:room]
         assert cut["rejected_ids"] == whole["rejected_ids"][:room]
-        assert cut["length"] == whole["length"] > size + 30
-        assert cut["ends"] is False
+        assert cut[LENGTH] == whole[LENGTH] > size + 30
+        assert cut[ENDS] is False
     (cut,) = rows_of(tokenizer, [row], max_length=size - 2)
     assert cut["prompt_ids"] == whole["prompt_ids"][:-2]
     assert cut["chosen_ids"] == cut["rejected_ids"] == []

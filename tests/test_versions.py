@@ -24,11 +24,10 @@ from tunesmith.train.versions import check_versions, package_ranges
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+# What `make venv` installs; the other extras are for those who need them.
 RANGES = {
     canonicalize_name(each.name): each
-    for each in map(
-        Requirement, [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
-    )
+    for each in map(Requirement, [*PROJECT["dependencies"], *EXTRAS["train"], *EXTRAS["dev"]])
 }
 TO_TRAIN = {
     canonicalize_name(Requirement(line).name) for line in [*PROJECT["dependencies"], *EXTRAS["train"]]

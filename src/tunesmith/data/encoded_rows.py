@@ -1,7 +1,7 @@
 """A source, checked and encoded: rows become a file of token ids as they are read, never all in memory.
 
-Prompts that a model shall answer stay text beside their other columns, which rewards need: TRL tokenises them
-when it asks, and here they are only measured.
+Prompts that a model shall answer are the exception: they stay text beside their other columns, which rewards
+need. TRL tokenises them when it asks; here they are only measured.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tunesmith.data.formats import require
 from tunesmith.data.layout import Layout, kind_of
 from tunesmith.data.partial import Checks, Partial, check_batches
 from tunesmith.data.row_source import RowSource, open_rows
-from tunesmith.data.token_rows import SCHEMAS, token_row
+from tunesmith.data.token_rows import LENGTH, SCHEMAS, token_row
 from tunesmith.data.tokens import Encoded, Encoder, all_cores
 from tunesmith.data.validate import column_names, given_for
 from tunesmith.errors import DataError
@@ -104,7 +104,8 @@ class _Writer:
             tokenizer,
             layout.kind,
             assistant_only_loss=config.assistant_only_loss,
-            completion_only_loss=config.completion_only_loss,
+            # Pairs and judged answers are compared by their answers alone, whatever sft would learn.
+            completion_only_loss=config.completion_only_loss or layout.kind != "conversation",
         )
         self._marks = encoder.marks
         self._bad: frozenset[int] = frozenset()
@@ -141,7 +142,7 @@ class _Writer:
         made: list[Row] = []
         for batch in rows.batches():
             for number, row, texts in self._encoded(batch, checked, counts):
-                made.append(row | {"length": len(texts[0].ids)})
+                made.append(row | {LENGTH: len(texts[0].ids)})
                 if len(self.sample) < SAMPLE_ROWS:
                     self.sample.append((number, row))
         try:

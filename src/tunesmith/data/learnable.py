@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.methods import Kind
 from tunesmith.config.run_config import RunConfig
-from tunesmith.data.token_rows import COLUMNS, num_learned, num_tokens, row_bytes
+from tunesmith.data.token_rows import COLUMNS, ENDS, LENGTH, SOURCE, num_learned, num_tokens, row_bytes
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Columns of ours beside the rows.
-_COUNTED = ("length", "ends", "source")
+_OURS = (LENGTH, ENDS, SOURCE)
 
 
 @dataclass
@@ -55,7 +54,7 @@ class DataReport:
 def trained_columns(dataset: Dataset, kind: Kind) -> list[str]:
     """The columns that the trainer gets."""
     if kind == "prompts":
-        return [name for name in dataset.column_names if name not in _COUNTED]
+        return [name for name in dataset.column_names if name not in _OURS]
     return list(COLUMNS[kind])
 
 
@@ -105,7 +104,7 @@ def keep_learnable(dataset: Dataset, config: RunConfig, report: DataReport) -> D
     """
     if config.kind == "prompts":
         return _keep_prompts(dataset, config, report)
-    lengths = dataset["length"][:]
+    lengths = dataset[LENGTH][:]
     keep: list[int] = []
     sides: dict[str, int] = {}
     for index, row in enumerate(dataset):
@@ -115,7 +114,7 @@ def keep_learnable(dataset: Dataset, config: RunConfig, report: DataReport) -> D
         keep.append(index)
         report.num_tokens += num_tokens(row)
         report.num_loss_tokens += learned
-        report.num_ended += row["ends"]
+        report.num_ended += row[ENDS]
         for side in ("chosen", "rejected") if config.kind == "preference" else ():
             sides[side] = sides.get(side, 0) + len(row[f"{side}_ids"])
     report.num_rows = len(keep)
@@ -138,7 +137,7 @@ def keep_learnable(dataset: Dataset, config: RunConfig, report: DataReport) -> D
 
 def _keep_prompts(dataset: Dataset, config: RunConfig, report: DataReport) -> Dataset:
     """The prompts that fit max_length: one that is cut asks something else."""
-    lengths = dataset["length"][:]
+    lengths = dataset[LENGTH][:]
     keep = [index for index, length in enumerate(lengths) if length <= config.max_length]
     report.num_rows = len(keep)
     report.num_cut = report.num_dropped = len(dataset) - len(keep)
@@ -167,7 +166,7 @@ def _nothing_left(config: RunConfig, report: DataReport, num_rows: int) -> DataE
 
 def _content(row: dict[str, Any], kind: Kind) -> bytes:
     if kind == "prompts":
-        told = {name: value for name, value in row.items() if name not in _COUNTED}
+        told = {name: value for name, value in row.items() if name not in _OURS}
         return json.dumps(told, sort_keys=True, default=str).encode()
     return row_bytes(row, COLUMNS[kind])
 

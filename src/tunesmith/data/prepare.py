@@ -14,6 +14,7 @@ from tunesmith.data.findings import CODES, FindingLog, known_codes
 from tunesmith.data.learnable import DataReport, fingerprint, hold_out, keep_learnable, trained_columns
 from tunesmith.data.partial import Partial
 from tunesmith.data.report import ModelFit, conclude
+from tunesmith.data.token_rows import SOURCE
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def prepare_data(
     train = keep_learnable(train, config, report)
     report.fingerprint = fingerprint(train, config.kind)
     if len(sources) > 1:
-        taken = Counter(train["source"])
+        taken = Counter(train[SOURCE])
         report.mixture = {f"{each.path}#{index}": taken[index] for index, each in enumerate(sources)}
     if evaluation is not None:
         seen = DataReport()
@@ -153,13 +154,13 @@ def _first(log: FindingLog, code: str) -> str:
 def _mix(parts: list[Dataset], sources: tuple[DatasetSource, ...], seed: int) -> Dataset:
     """One dataset: all rows in a seeded order, or by weight until a source runs out (no row twice).
 
-    The column `source` says which one a row comes from.
+    The column SOURCE says which one a row comes from.
     """
     import datasets
 
     if len(parts) == 1:
         return parts[0]
-    named = [part.add_column("source", [index] * len(part)) for index, part in enumerate(parts)]
+    named = [part.add_column(SOURCE, [index] * len(part)) for index, part in enumerate(parts)]
     # RunConfig holds that either every source has a weight or none has.
     weights = [source.weight for source in sources if source.weight is not None]
     try:

@@ -23,11 +23,10 @@ COLUMNS: Mapping[Kind, tuple[str, ...]] = {
     "preference": ("prompt_ids", "chosen_ids", "rejected_ids"),
     "unpaired": ("prompt_ids", "completion_ids", "label"),
 }
-# What is counted of a row and not trained on.
-_COUNTED = [
-    ("length", pa.int64()),  # tokens of its longest text, before the cut
-    ("ends", pa.bool_()),  # whether the last token to learn ends a turn or a text
-]
+# What is counted of a row and not trained on, under names that no data set has: tokens of its longest text
+# before the cut, whether the last token to learn ends a turn or a text, and which source it comes from.
+LENGTH, ENDS, SOURCE = "_tunesmith_length", "_tunesmith_ends", "_tunesmith_source"
+_COUNTED = [(LENGTH, pa.int64()), (ENDS, pa.bool_())]
 SCHEMAS: Mapping[Kind, pa.Schema] = {
     kind: pa.schema([(name, pa.bool_() if name == "label" else _IDS) for name in names] + _COUNTED)
     for kind, names in COLUMNS.items()
@@ -39,11 +38,11 @@ def token_row(kind: Kind, row: Row, texts: Sequence[Encoded], limit: int, marks:
     length = max(len(each.ids) for each in texts)
     if kind == "conversation":
         ids, labels = texts[0].ids[:limit], texts[0].labels[:limit]
-        return {"input_ids": ids, "labels": labels, "length": length, "ends": last_learned(labels) in marks}
+        return {"input_ids": ids, "labels": labels, LENGTH: length, ENDS: last_learned(labels) in marks}
     prompt = _prompt(texts)
     answers = [_answer(each, len(prompt))[: max(0, limit - len(prompt))] for each in texts]
     ends = all(bool(each) and each[-1] in marks for each in answers)
-    made: Row = {"prompt_ids": prompt[:limit], "length": length, "ends": ends}
+    made: Row = {"prompt_ids": prompt[:limit], LENGTH: length, ENDS: ends}
     if kind == "preference":
         return made | {"chosen_ids": answers[0], "rejected_ids": answers[1]}
     return made | {"completion_ids": answers[0], "label": row["label"]}

@@ -112,9 +112,7 @@ class Encoder:
     def _render_prompt(self, row: Row) -> Rendered:
         if isinstance(row["prompt"], str):
             return Rendered(row["prompt"], (), add_special_tokens=True)
-        text = self.tokenizer.apply_chat_template(
-            row["prompt"], tools=row.get("tools"), tokenize=False, add_generation_prompt=True
-        )
+        text = self.tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
         return Rendered(text, (), add_special_tokens=False)
 
     def _render_turns(

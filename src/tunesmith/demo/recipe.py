@@ -112,7 +112,7 @@ RECIPES: dict[str, Recipe] = {
             "global_batch_size": 32,
             "num_generations": 8,
             "max_completion_length": 12,
-            "learning_rate": 2e-4,
+            "learning_rate": 3e-4,
         },
         heldout_path=sums.HELDOUT_PATH,
         metric="correct",

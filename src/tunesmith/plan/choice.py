@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import ConfigError
-from tunesmith.plan.facts import MachineFacts, ModelFacts
+from tunesmith.plan.facts import PLAIN_LOAD, Load, MachineFacts, ModelFacts
 
 GIB = 2**30
 # Bytes an fp32 AdamW keeps per trained weight: weight, gradient, two moments.
@@ -36,57 +36,56 @@ class Choice:
 
 
 def choose(
-    config: RunConfig,
-    machine: MachineFacts,
-    model: ModelFacts,
-    row_length: int,
-    *,
-    whole_logits: bool = False,
-    num_frozen_params: int = 0,
+    config: RunConfig, machine: MachineFacts, model: ModelFacts, row_length: int, load: Load = PLAIN_LOAD
 ) -> Choice:
     """The largest micro-batch that fits, with recomputed activations only where nothing else fits.
 
     `row_length` is the longest row in tokens, both texts of a pair. The global batch is the user's and is
-    never changed. `whole_logits` is for losses that keep the logits of every token, `num_frozen_params` what
-    other models (a reference, a teacher) hold beside.
+    never changed.
 
     Raises:
-        ConfigError: fp16 was asked for on a CPU, or the batch can't be shared as pinned or over the devices.
+        ConfigError: fp16 was asked for on a CPU, or the batch can't be shared as pinned, over the devices, or
+            into micro-batches as large as the loss needs them.
     """
     precision, why = choose_precision(config, machine)
-    reasons = [why]
     free = machine.memory_gib * MEMORY_SHARE
-    pinned = pinned_batch(config, machine.num_devices)
-    per_device = [pinned] if pinned else micro_batches(config.global_batch_size, machine.num_devices)
+    per_device = _sizes(config, machine.num_devices, load.smallest_micro_batch)
     wanted = config.gradient_checkpointing
     for checkpointing in (False, True) if wanted is None else (wanted,):
         for micro_batch in per_device:
             need = memory_gib(
-                model,
-                precision,
-                config.tuning,
-                micro_batch * row_length,
-                checkpointing,
-                whole_logits=whole_logits,
-                num_frozen_params=num_frozen_params,
+                model, precision, config.tuning, micro_batch * row_length, checkpointing, load, row_length
             )
             if need <= free or (micro_batch == per_device[-1] and (checkpointing or wanted is not None)):
-                reasons.append(
+                fit = (
                     f"{micro_batch} rows at a time: about {max(need, 0.1):.1f} GiB "
                     f"of {machine.memory_gib:.1f} free"
                     + (", activations recomputed" if checkpointing else "")
                 )
-                accumulation = config.global_batch_size // (micro_batch * machine.num_devices)
                 return Choice(
                     machine.device,
                     precision,
                     micro_batch,
-                    accumulation,
+                    config.global_batch_size // (micro_batch * machine.num_devices),
                     checkpointing,
                     round(need, 2),
-                    tuple(reasons),
+                    (why, fit),
                 )
     raise AssertionError("unreachable: the last candidate is always taken")
+
+
+def _sizes(config: RunConfig, num_devices: int, smallest: int) -> list[int]:
+    """The micro-batches that may be chosen, largest first."""
+    pinned = pinned_batch(config, num_devices)
+    found = [pinned] if pinned else micro_batches(config.global_batch_size, num_devices)
+    sizes = [size for size in found if size >= smallest]
+    if not sizes:
+        raise ConfigError(
+            f"{config.method} compares rows with each other: it needs {smallest} at a time, not {found[0]}",
+            where="trl.per_device_train_batch_size" if pinned else "global_batch_size",
+            fix=f"set it to {smallest} or more",
+        )
+    return sizes
 
 
 def choose_precision(config: RunConfig, machine: MachineFacts) -> tuple[Literal["bf16", "fp16", "fp32"], str]:
@@ -173,9 +172,8 @@ def memory_gib(
     tuning: str,
     num_tokens: int,
     checkpointing: bool,
-    *,
-    whole_logits: bool = False,
-    num_frozen_params: int = 0,
+    load: Load = PLAIN_LOAD,
+    row_length: int = 0,
 ) -> float:
     """Memory of a training step in GiB: weights, optimizer, activations of `num_tokens` and the loss.
 
@@ -185,6 +183,8 @@ def memory_gib(
     """
     value_bytes = 4 if precision == "fp32" else 2
     base_bytes = {"full": 4.0, "lora": float(value_bytes), "qlora": FOUR_BIT_BYTES}[tuning]
+    # Embeddings and the output layer are never quantised.
+    whole = model.num_embedding_params * (value_bytes - FOUR_BIT_BYTES) if tuning == "qlora" else 0.0
     weights = model.num_params * base_bytes + model.num_trainable_params * (
         TRAINED_BYTES - 4 * (tuning == "full")
     )
@@ -194,6 +194,9 @@ def memory_gib(
     working = per_layer if checkpointing else 0.0
     # TRL computes most losses in chunks of tokens; two fp32 chunks of logits are alive at once. Where logits
     # are kept whole, so are their log-probabilities and the gradient.
-    logits = (3 * num_tokens if whole_logits else 2 * min(num_tokens, 1024)) * model.vocab_size * 4
-    weights += num_frozen_params * value_bytes
-    return (weights + num_tokens * (kept + working) + logits) / GIB
+    logits = (3 * num_tokens if load.whole_logits else 2 * min(num_tokens, 1024)) * model.vocab_size * 4
+    # A reference is loaded as the trained model is: in fp32 where every weight of that is trained.
+    weights += whole + load.num_frozen_params * (4 if tuning == "full" else value_bytes)
+    # Answers are sampled before the step: keys and values of all of them, and nothing for the gradient.
+    cache = 2 * model.num_layers * model.kv_width * value_bytes * load.num_sampled * row_length
+    return (weights + max(num_tokens * (kept + working) + logits, cache)) / GIB

@@ -27,3 +27,24 @@ class ModelFacts:
     hidden_size: int
     intermediate_size: int
     vocab_size: int
+    # Of a token's keys in one layer (its values are as many), and of both ends of the model.
+    kv_width: int = 0
+    num_embedding_params: int = 0
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a method asks for beside the trained model and its rows.
+
+    `whole_logits` is for losses that keep the logits of every token; `num_frozen_params` is what other models
+    hold (a reference, a teacher); `smallest_micro_batch` are the rows that the loss has to see together, and
+    `num_sampled` the answers that a device generates at a time.
+    """
+
+    whole_logits: bool = False
+    num_frozen_params: int = 0
+    smallest_micro_batch: int = 1
+    num_sampled: int = 0
+
+
+PLAIN_LOAD = Load()

@@ -87,6 +87,8 @@ class StopCallback(TrainerCallback):
     def __init__(self, listener: Listener) -> None:
         self.received: signal.Signals | None = None
         self._listener = listener
+        # Before the steps begin (a model is loaded, a reference asked) there is none to wait for.
+        self.waits_for_step = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # A stop on the last step is no stop: the run is done.
@@ -113,6 +115,8 @@ class StopCallback(TrainerCallback):
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+        if not self.waits_for_step:
+            raise KeyboardInterrupt
         again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
         notice = Notice(f"{self.received.name}: stopping after this step{again}")
         # Said from another thread: this one may hold the terminal's lock just now.
@@ -129,7 +133,7 @@ class SignalCallback(TrainerCallback):
         self.judge: Any = None
         self._max_steps = max_steps
         self._listener = listener
-        self._num_dead = 0
+        self._num_dead = self._num_given = 0
         self._last_step = 0
         self._said_cut = False
 
@@ -147,16 +151,17 @@ class SignalCallback(TrainerCallback):
         # TRL gives the mean over the steps since the last log, and of all processes.
         is_dead = dead >= 1 if args.world_size > 1 else not num_live
         self._num_dead = self._num_dead + state.global_step - self._last_step if is_dead else 0
+        self._num_given = self._num_given + num_given if is_dead else 0
         self._last_step = state.global_step
         self._say_cut(logs)
         if self._num_dead >= self._max_steps and state.global_step < state.max_steps:
-            self._explain(num_given, float(logs.get("reward") or 0.0))
+            self._explain(float(logs.get("reward") or 0.0))
             control.should_save = True
             control.should_training_stop = True
 
-    def _explain(self, num_given: int, reward: float) -> None:
+    def _explain(self, reward: float) -> None:
         start = f"no signal in {self._num_dead} steps"
-        if not num_given:
+        if not self._num_given:
             self.reason = f"{start}: the rewards gave None for every answer"
             self.advice = "let one of the rewards give a number for answers that it can't judge, such as 0"
             return

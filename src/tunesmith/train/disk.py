@@ -28,6 +28,8 @@ def refuse_full_disk(config: RunConfig, facts: ModelFacts) -> None:
     # A checkpoint: fp32 weights and two AdamW moments of what is trained. While one is written, one more than
     # are kept stands on the disk.
     need = facts.num_trainable_params * 12 * (config.save_total_limit + 1) + facts.num_trainable_params * 4
+    if config.init_from:  # the earlier run, merged, in fp32
+        need += facts.num_params * 4
     folder = Path(config.run_dir or "runs").absolute()
     while not folder.exists():
         folder = folder.parent
@@ -87,8 +89,9 @@ def remove_torn(run: RunFolder) -> None:
     for each in run.checkpoints_path.glob("checkpoint-*"):
         if not (each / "trainer_state.json").is_file():
             shutil.rmtree(each, ignore_errors=True)
-    for each in run.path.glob(f".{run.model_path.name}.*"):
-        shutil.rmtree(each, ignore_errors=True)
+    for folder in (run.model_path, run.base_path):
+        for each in run.path.glob(f".{folder.name}.*"):
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def _size(num_bytes: float) -> str:

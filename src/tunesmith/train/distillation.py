@@ -29,7 +29,10 @@ class Distillation(MethodTrainer):
                 fix="name a larger model with the same tokenizer: --teacher-model OWNER/NAME",
             )
 
-    def num_steps(self, config: RunConfig, report: DataReport) -> int:
+    def num_sampled(self, config: RunConfig) -> int:
+        return config.global_batch_size
+
+    def num_steps(self, config: RunConfig, report: DataReport, choice: Choice) -> int:
         """Steps of the run: TRL leaves out the prompts that don't fill a last step."""
         per_epoch = report.num_rows // config.global_batch_size
         if not per_epoch:

@@ -8,7 +8,12 @@ from typing import Any
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
 from tunesmith.plan.choice import Choice
-from tunesmith.train.method_trainer import MethodTrainer, base_model_note, takes_token_rows
+from tunesmith.train.method_trainer import (
+    MethodTrainer,
+    base_model_note,
+    reference_arguments,
+    takes_token_rows,
+)
 from tunesmith.train.shared_prompts import share_prompts, trained_model
 
 
@@ -28,9 +33,10 @@ class Dpo(MethodTrainer):
 
     def arguments(self, config: RunConfig, choice: Choice, report: DataReport) -> dict[str, Any]:
         return {
+            **reference_arguments(config),
             "max_length": config.max_length,
             "precompute_ref_log_probs": asks_reference_once(config)
-            and (not config.has_adapter or self._sees_rows_again(config, report)),
+            and (not config.has_adapter or self._sees_rows_again(config, report, choice)),
         }
 
     def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
@@ -40,8 +46,8 @@ class Dpo(MethodTrainer):
         if choice.device == "cpu":
             share_prompts(trained_model(trainer), notify)
 
-    def _sees_rows_again(self, config: RunConfig, report: DataReport) -> bool:
-        rows_seen = self.num_steps(config, report) * config.global_batch_size
+    def _sees_rows_again(self, config: RunConfig, report: DataReport, choice: Choice) -> bool:
+        rows_seen = self.num_steps(config, report, choice) * config.global_batch_size
         return rows_seen > 1.5 * report.num_rows
 
 

@@ -9,11 +9,12 @@ from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.plan.choice import Choice
-from tunesmith.train.method_trainer import MethodTrainer
+from tunesmith.train.method_trainer import MethodTrainer, reference_arguments
 from tunesmith.train.shared_prompts import share_prefill, share_prompts, trained_model
 
 # Updates from one set of answers. While each answer is used for the next update only, the policy is the one
-# that gave it: no ratio differs from 1, nothing is ever clipped (GSPO, arXiv 2507.18071, section 5.1: four).
+# that gave it: no ratio differs from 1, nothing is ever clipped. GSPO has four (arXiv 2507.18071, section
+# 5.1); DAPO's sixteen (arXiv 2503.14476, section 4.1) would ask for four times the answers at once.
 _UPDATES_PER_ROLLOUT = {"gspo": 4, "dapo": 4}
 _OWN_ROLLOUTS = ("steps_per_generation", "generation_batch_size", "num_iterations")
 
@@ -41,19 +42,23 @@ class GroupedTrainer(MethodTrainer):
                 fix=f"set global_batch_size to {near}, or num_generations to a divisor of it",
             )
 
-    def num_steps(self, config: RunConfig, report: DataReport) -> int:
-        """Steps of the run: TRL leaves out the prompts that don't fill a last step."""
-        group, updates = config.num_generations or 1, _updates(config)
-        num_prompts = updates * config.global_batch_size // group
-        rollouts = report.num_rows // num_prompts
+    def num_sampled(self, config: RunConfig) -> int:
+        return _updates(config) * config.global_batch_size
+
+    def num_steps(self, config: RunConfig, report: DataReport, choice: Choice) -> int:
+        """Steps of the run: TRL leaves out the prompts that don't fill a last rollout."""
+        group, answers = config.num_generations or 1, _answers_at_a_time(config, choice)
+        num_prompts = answers // group
+        rollouts = report.num_rows // max(1, num_prompts)
         if not rollouts:
             raise DataError(
                 f"there are {report.num_rows} prompts, and {num_prompts} are answered at a time",
                 where="global_batch_size",
-                fix=f"set global_batch_size to {report.num_rows // updates * group} or less, "
+                fix=f"set global_batch_size to {report.num_rows // _updates(config) * group} or less, "
                 "or give more prompts",
             )
-        return config.max_steps or max(1, int(rollouts * updates * config.num_train_epochs))
+        steps = rollouts * answers / config.global_batch_size * config.trl.get("num_iterations", 1)
+        return config.max_steps or max(1, int(steps * config.num_train_epochs))
 
     def row_length(self, config: RunConfig, report: DataReport) -> int:
         return min(report.longest, config.max_length) + (config.max_completion_length or 0)
@@ -64,6 +69,7 @@ class GroupedTrainer(MethodTrainer):
 
     def arguments(self, config: RunConfig, choice: Choice, report: DataReport) -> dict[str, Any]:
         return {
+            **reference_arguments(config),
             "num_generations": config.num_generations,
             "max_completion_length": config.max_completion_length,
             "reward_weights": [reward.weight for reward in config.rewards],
@@ -81,6 +87,14 @@ class GroupedTrainer(MethodTrainer):
 def _updates(config: RunConfig) -> int:
     pinned = any(key in config.trl for key in _OWN_ROLLOUTS)
     return 1 if pinned else _UPDATES_PER_ROLLOUT.get(config.method, 1)
+
+
+def _answers_at_a_time(config: RunConfig, choice: Choice) -> int:
+    if pinned := config.trl.get("generation_batch_size"):
+        return int(pinned)
+    if pinned := config.trl.get("steps_per_generation"):
+        return int(pinned) * choice.per_device_train_batch_size
+    return _updates(config) * config.global_batch_size
 
 
 def _rollouts(config: RunConfig, choice: Choice) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import signal
 import threading
@@ -12,13 +11,15 @@ from types import FrameType
 from typing import Any
 
 from tunesmith.config.run_config import RunConfig
-from tunesmith.data.checks.reward_calls import as_rewards, is_async
+from tunesmith.data.checks.reward_calls import as_rewards, awaited, is_async
 from tunesmith.rewards.loading import first_line, load
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.events import Listener, Sample
 
 # A reward that asks a slow judge comes back in seconds; one that takes minutes for a batch hangs.
 TIME_LIMIT_S = 300.0
+# Rewards that lie closer are the same: 0.1 + 0.2 against 0.3.
+SAME = 1e-6
 
 
 class _OutOfTime(BaseException):
@@ -84,8 +85,8 @@ class Judge:
             try:
                 with _time_limit():
                     value = function(**given)
-                    # Here and not in TRL's thread, where no alarm ends a function that blocks.
-                    value = asyncio.run(value) if is_async(function) else value
+                    # Waited for here and not by TRL, whose thread no alarm reaches.
+                    value = awaited(value) if is_async(function) else value
                     value = list(value) if isinstance(value, Iterator) else value
             except _OutOfTime as error:
                 raise RewardFailed(f"reward {name} raised TimeoutError: {error}") from error
@@ -106,13 +107,10 @@ class Judge:
         if self.evaluates():
             return
         state, completions = given["trainer_state"], given["completions"]
-        totals = [
-            sum(self._weights[name] * (values[i] or 0.0) for name, values in self._given.items())
-            for i in range(len(completions))
-        ]
+        totals = [self._total(i) for i in range(len(completions))]
         self._num_given += sum(each is not None for values in self._given.values() for each in values)
         groups = groups_of(len(totals), self._group_size)
-        self._num_live += any(len({totals[i] for i in group}) > 1 for group in groups)
+        self._num_live += any(_spread([totals[i] for i in group]) > SAME for group in groups)
         if not state.is_world_process_zero:
             return
         for index in telling(totals, self._group_size):
@@ -122,10 +120,21 @@ class Judge:
                 prompt=said(given["prompts"][index]),
                 completion=said(completions[index]),
                 rewards={name: values[index] for name, values in self._given.items()},
-                reward=totals[index],
+                reward=0.0 if totals[index] is None else totals[index],
             )
             self._run.append_completion(vars(sample))
             self._listener(sample)
+
+    def _total(self, index: int) -> float | None:
+        """The weighted sum of an answer's rewards; None where all of them gave None, as TRL has it."""
+        given = {name: values[index] for name, values in self._given.items()}
+        told = [self._weights[name] * value for name, value in given.items() if value is not None]
+        return sum(told) if told else None
+
+
+def _spread(totals: Sequence[float | None]) -> float:
+    told = [each for each in totals if each is not None]
+    return max(told) - min(told) if told else 0.0
 
 
 def groups_of(number: int, size: int) -> list[range]:
@@ -134,13 +143,14 @@ def groups_of(number: int, size: int) -> list[range]:
     return groups or [range(number)]
 
 
-def telling(totals: Sequence[float], group_size: int) -> list[int]:
+def telling(totals: Sequence[float | None], group_size: int) -> list[int]:
     """Which answers of a batch to show: best and worst of the group that differs most."""
+    worth = [float("-inf") if each is None else each for each in totals]
     ends = [
-        (max(group, key=lambda i: totals[i]), min(group, key=lambda i: totals[i]))
+        (max(group, key=lambda i: worth[i]), min(group, key=lambda i: worth[i]))
         for group in groups_of(len(totals), group_size)
     ]
-    return list(dict.fromkeys(max(ends, key=lambda pair: totals[pair[0]] - totals[pair[1]])))
+    return list(dict.fromkeys(max(ends, key=lambda pair: _spread([totals[i] for i in pair]))))
 
 
 def said(text: Any) -> str:

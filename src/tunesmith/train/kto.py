@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
-from tunesmith.errors import ConfigError
 from tunesmith.plan.choice import Choice
 from tunesmith.train.dpo import asks_reference_once
-from tunesmith.train.method_trainer import MethodTrainer, base_model_note
+from tunesmith.train.method_trainer import MethodTrainer, base_model_note, reference_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,8 +18,9 @@ class Kto(MethodTrainer):
     """TRL's KTOTrainer on `prompt_ids`, `completion_ids` and `label`."""
 
     headline = (("rewards/margins", "margin"),)
-    # Each answer is read a second time, with another prompt, to estimate the KL term.
+    # Each answer is read a second time, with another row's prompt, to estimate the KL term.
     texts_per_row = 2
+    smallest_micro_batch = 2
 
     def classes(self) -> tuple[type, type]:
         from trl import KTOConfig, KTOTrainer
@@ -40,19 +40,14 @@ class Kto(MethodTrainer):
 
     def arguments(self, config: RunConfig, choice: Choice, report: DataReport) -> dict[str, Any]:
         once = asks_reference_once(config) and not config.has_adapter
-        return {"max_length": config.max_length, "precompute_ref_log_probs": once}
+        return {
+            **reference_arguments(config),
+            "max_length": config.max_length,
+            "precompute_ref_log_probs": once,
+        }
 
     def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
         return 0 if config.has_adapter or asks_reference_once(config) else num_params
-
-    def check(self, config: RunConfig) -> None:
-        micro_batch = config.trl.get("per_device_train_batch_size")
-        if config.global_batch_size < 2 or micro_batch == 1:
-            raise ConfigError(
-                "KTO compares each answer with another row's: it needs two rows at a time",
-                where="trl.per_device_train_batch_size" if micro_batch == 1 else "global_batch_size",
-                fix="set it to 2 or more",
-            )
 
     def notes(self, config: RunConfig, *, has_template: bool, report: DataReport) -> list[str]:
         return [] if has_template else [base_model_note(config)]

@@ -27,6 +27,8 @@ class MethodTrainer:
     texts_per_row = 1
     # Whether the logits of every token are in memory at once.
     whole_logits = False
+    # Rows that the loss has to see together.
+    smallest_micro_batch = 1
 
     def classes(self) -> tuple[type, type]:
         """TRL's config class and its trainer, which takes the rows as the data stage made them."""
@@ -51,7 +53,7 @@ class MethodTrainer:
         """The rows as the trainer reads them."""
         return dataset
 
-    def num_steps(self, config: RunConfig, report: DataReport) -> int:
+    def num_steps(self, config: RunConfig, report: DataReport, choice: Choice) -> int:
         """Optimizer steps of the whole run; an epoch's last, smaller batch is a step, as in transformers."""
         if config.max_steps:
             return config.max_steps
@@ -72,6 +74,10 @@ class MethodTrainer:
 
     def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
         """Parameters of models that are held in memory beside the trained one."""
+        return 0
+
+    def num_sampled(self, config: RunConfig) -> int:
+        """Answers that are generated at a time."""
         return 0
 
     def model_class(self) -> Any:
@@ -98,6 +104,17 @@ class MethodTrainer:
     def while_training(self, choice: Choice) -> AbstractContextManager[None]:
         """What holds while the trainer works."""
         return labelled_positions_only(choice.device)
+
+
+def reference_arguments(config: RunConfig) -> dict[str, Any]:
+    """How TRL is to load a reference model, where it keeps one: as the trained one was loaded."""
+    if config.has_adapter:
+        return {}
+    revision = {"revision": config.model_revision} if config.model_revision else {}
+    return {
+        "trust_remote_code": config.trust_remote_code,
+        "model_init_kwargs": revision | (config.trl.get("model_init_kwargs") or {}),
+    }
 
 
 def takes_token_rows(trainer_class: type) -> type:

@@ -71,7 +71,17 @@ def measure_model(config: RunConfig, model_config: Any, method: MethodTrainer) -
         hidden_size=text.hidden_size,
         intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocab_size=text.vocab_size,
+        kv_width=_kv_width(text),
+        num_embedding_params=text.vocab_size
+        * text.hidden_size
+        * (1 if model_config.tie_word_embeddings else 2),
     )
+
+
+def _kv_width(text: Any) -> int:
+    num_heads = text.num_attention_heads
+    head = getattr(text, "head_dim", None) or text.hidden_size // num_heads
+    return head * (getattr(text, "num_key_value_heads", None) or num_heads)
 
 
 def count_params(config: RunConfig, model_config: Any) -> int:
@@ -147,7 +157,8 @@ def _load_options(config: RunConfig, choice: Choice) -> dict[str, Any]:
     frozen_base = config.has_adapter and choice.precision != "fp32"
     options: dict[str, Any] = {"dtype": sixteen_bit if frozen_base else torch.float32}
     if config.tuning == "qlora":
-        options |= {"quantization_config": _four_bit(sixteen_bit), "device_map": {"": 0}}
+        place = {"": torch.cuda.current_device()}
+        options |= {"quantization_config": _four_bit(options["dtype"]), "device_map": place}
     return options | (config.trl.get("model_init_kwargs") or {})
 
 

@@ -18,6 +18,7 @@ class Origin:
     revision: str | None
     tokenizer: str
     adapter: Path | None = None
+    was_quantized: bool = False
 
 
 def origin_of(config: RunConfig, run: RunFolder | None = None) -> Origin:
@@ -45,8 +46,12 @@ def origin_of(config: RunConfig, run: RunFolder | None = None) -> Origin:
             where="init_from",
             fix="start from a run of another method",
         )
+    four_bit = before["tuning"] == "qlora"
     if before["tuning"] == "full":
         return Origin(model, None, model)
     if earlier.base_path.is_dir():
-        return Origin(str(earlier.base_path), None, model, earlier.model_path)
-    return Origin(before["model"], before["model_revision"], model, earlier.model_path)
+        return Origin(str(earlier.base_path.resolve()), None, model, earlier.model_path, four_bit)
+    if before.get("init_from"):  # of a run that trained every weight: its model is the base
+        first = RunFolder.open(Path(before["init_from"]))
+        return Origin(str(first.model_path.resolve()), None, model, earlier.model_path, four_bit)
+    return Origin(before["model"], before["model_revision"], model, earlier.model_path, four_bit)

@@ -9,8 +9,9 @@ from tunesmith.config.run_config import RunConfig
 from tunesmith.data.chat_templates import put_in_chat_template
 from tunesmith.data.prepare import PreparedData, prepare_data
 from tunesmith.data.tokenizer import load_tokenizer
+from tunesmith.errors import ConfigError
 from tunesmith.plan.choice import Choice, choose
-from tunesmith.plan.facts import MachineFacts, ModelFacts
+from tunesmith.plan.facts import Load, MachineFacts, ModelFacts
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.disk import refuse_full_disk
 from tunesmith.train.events import Listener, Phase
@@ -71,6 +72,7 @@ def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) 
     method.check(config)
     wanted_trackers(config)
     machine = probe_machine(config.device)
+    refuse_several_processes(machine)
     refuse_qlora_here(config, machine.device)
     rewards = load_rewards(config)
     origin = origin_of(config, run)
@@ -82,16 +84,20 @@ def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) 
     template_note = put_in_chat_template(tokenizer, config.chat_template)
     method.check_models(config, model_config, tokenizer)
     data = prepare_data(config, tokenizer, rewards)
-    choice = choose(
-        config,
-        machine,
-        facts,
-        method.row_length(config, data.report),
+    load = Load(
         whole_logits=method.whole_logits,
         num_frozen_params=method.num_frozen_params(config, facts.num_params),
+        smallest_micro_batch=method.smallest_micro_batch,
+        num_sampled=method.num_sampled(config) // machine.num_devices,
     )
+    choice = choose(config, machine, facts, method.row_length(config, data.report), load)
     build_trl_config(config_class, trl_arguments(method, config, choice, data.report, None))
     refuse_full_disk(config, facts)
+    if origin.was_quantized:
+        data.report.notes.append(
+            f"{config.init_from} was trained on a base in 4 bit: merged into the full one it answers "
+            "a little differently"
+        )
     notes = method.notes(config, has_template=has_template, report=data.report) + data.report.notes
     if template_note and set(data.report.formats.values()) != {"text"}:
         notes.insert(0, template_note)
@@ -105,9 +111,23 @@ def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) 
         machine,
         facts,
         choice,
-        method.num_steps(config, data.report),
+        method.num_steps(config, data.report, choice),
         tuple(notes),
     )
+
+
+def refuse_several_processes(machine: MachineFacts) -> None:
+    """Make sure that this process is alone: the run folder and the stop on a signal have one writer.
+
+    Raises:
+        ConfigError: it is one of several.
+    """
+    if machine.num_devices > 1:
+        raise ConfigError(
+            f"this is one of {machine.num_devices} processes, and a run is trained by one",
+            where="environment WORLD_SIZE",
+            fix="start tunesmith itself, without torchrun or accelerate launch",
+        )
 
 
 def load_base(setup: Setup, listener: Listener, run: RunFolder | None = None) -> Any:

@@ -54,16 +54,18 @@ def train(
             trainer = _build_trainer(setup, run, listener, base, [stop, dead], judge)
             if judge:
                 judge.evaluates = lambda: not trainer.model.training
+            _keep_trained_weights_exact(trainer.model)
             setup.method.speed_up(trainer, setup.choice, notify)
             if stop.received is None:
+                stop.waits_for_step = True
                 listener(Phase("training"))
                 with setup.method.while_training(setup.choice), losses_said(notify):
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except KeyboardInterrupt:
-            stop.received = signal.SIGINT
+            stop.received = stop.received or signal.SIGINT
             raise _signalled(run, stop.received) from None
         except RewardFailed as failure:
-            _save_now(trainer)
+            _save_now(trainer, run)
             raise _stopped(run, str(failure), stopped_by="reward", fix="mend the reward, then ") from failure
         state = trainer.state
         unfinished = state.global_step < state.max_steps or not state.max_steps
@@ -126,14 +128,25 @@ def _build_trainer(
         raise refused_by_trl(error, arguments) from error
 
 
+def _keep_trained_weights_exact(model: Any) -> None:
+    """What is trained in fp32: in 16 bit most steps are too small to count.
+
+    peft sees to adapters, but not to a new head beside them; and TRL turns those on a 4-bit base to bf16.
+    """
+    for weight in model.parameters():
+        if weight.requires_grad and weight.is_floating_point():
+            weight.data = weight.data.float()
+
+
 def save_model(model: Any, tokenizer: Any, path: Path) -> None:
     """Write the model or adapter and its tokenizer to `path`, whole or not at all."""
     save_whole(path, model.save_pretrained, tokenizer.save_pretrained)
 
 
-def _save_now(trainer: Any) -> None:
+def _save_now(trainer: Any, run: RunFolder) -> None:
     """A checkpoint of the last whole step, when a step fails half-way."""
-    if trainer.state.global_step:
+    newest = run.newest_checkpoint()
+    if trainer.state.global_step > (newest[1] if newest else 0):
         trainer._save_checkpoint(trainer.model, trial=None)
 
 
@@ -156,7 +169,7 @@ def _stopped(
 def _last_metrics(history: list[dict[str, float]]) -> dict[str, float]:
     """The last value of every metric that was logged."""
     last: dict[str, float] = {}
-    for row in history:  # TRL logs None for what no answer of a step had
-        told = {key: value for key, value in row.items() if value is not None}
+    for row in history:  # TRL logs None and NaN for what no answer of a step had
+        told = {key: value for key, value in row.items() if value is not None and value == value}
         last |= {key: value for key, value in told.items() if key not in ("step", "epoch")}
     return last

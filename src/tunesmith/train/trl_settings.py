@@ -75,7 +75,10 @@ def trl_arguments(
         "logging_steps": config.logging_steps,
         "load_best_model_at_end": config.load_best_model_at_end or config.early_stopping_patience is not None,
         "metric_for_best_model": method.best_metric[0] if evaluates else None,
-        "greater_is_better": method.best_metric[1] if evaluates else None,
+        # Of another metric transformers tells by its name.
+        "greater_is_better": method.best_metric[1]
+        if evaluates and "metric_for_best_model" not in config.trl
+        else None,
         **method.arguments(config, choice, report),
     }
     passed_through = {
@@ -91,9 +94,13 @@ def build_trl_config(config_class: type, arguments: dict[str, Any]) -> Any:
         ConfigError: TRL or transformers refuses a value.
     """
     try:
-        return config_class(**arguments)
+        made = config_class(**arguments)
     except (ValueError, TypeError, ImportError) as error:
         raise refused_by_trl(error, arguments) from error
+    # The plan is for one device a process; transformers would spread the batch over all that it sees.
+    if made.n_gpu > 1:
+        made._n_gpu = 1
+    return made
 
 
 def refused_by_trl(error: Exception, arguments: dict[str, Any]) -> ConfigError:

@@ -56,7 +56,7 @@ def call_reward(function: Callable[..., Any], arguments: dict[str, Any]) -> Call
         started = time.perf_counter()
         try:
             value = function(**copy.deepcopy(arguments))
-            value = asyncio.run(value) if is_async(function) else value
+            value = awaited(value) if is_async(function) else value
             call.value = list(value) if isinstance(value, Iterator) else value
         except BaseException as error:  # whatever it raises, SystemExit too, is what is to be reported
             call.error = error
@@ -76,6 +76,23 @@ def call_reward(function: Callable[..., Any], arguments: dict[str, Any]) -> Call
         sys.stdout, sys.stderr = _Muted(sys.stdout, thread), _Muted(sys.stderr, thread)
         return Call(hung=True, seconds=TIME_LIMIT_S)
     return call
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One loop for all calls: the clients that a reward keeps belong to the loop that they were used in."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True, name="async rewards").start()
+    return loop
+
+
+def awaited(coroutine: Any) -> Any:
+    """What a coroutine gives; it ends with the waiting, should that be broken off."""
+    running = asyncio.run_coroutine_threadsafe(coroutine, _loop())
+    try:
+        return running.result()
+    finally:
+        running.cancel()
 
 
 def is_async(function: Callable[..., Any]) -> bool:
