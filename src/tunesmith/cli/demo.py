@@ -15,7 +15,7 @@ from tunesmith.cli.describe import setup_table
 from tunesmith.cli.library_log import libraries_logged
 from tunesmith.cli.output import DebugFlag, JsonFlag, Output, verb
 from tunesmith.cli.plain_help import PlainHelpCommand
-from tunesmith.cli.progress import ProgressView, duration
+from tunesmith.cli.progress import ProgressView, duration, one_line
 from tunesmith.cli.training import start_run
 from tunesmith.demo import recipe, weights
 from tunesmith.demo.recipe import Question, Recipe
@@ -25,6 +25,7 @@ from tunesmith.runs.folder import new_run_path
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 NUM_SHOWN = 6
+SHOWN_CHARACTERS = 110
 
 
 @app.command(cls=PlainHelpCommand)
@@ -182,12 +183,7 @@ def comparison(
         )
         table.add_row(
             escape(question.prompt[-1]["content"]),
-            escape(_short(before[index])),
-            f"{escape(_short(after[index]))}\n{mark}",
+            escape(one_line(before[index], SHOWN_CHARACTERS)),
+            f"{escape(one_line(after[index], SHOWN_CHARACTERS))}\n{mark}",
         )
     return table
-
-
-def _short(text: str, limit: int = 110) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= limit else flat[: limit - 3] + "..."

@@ -61,8 +61,8 @@ class ProgressView:
         rewards = ", ".join(
             f"{name} {'none' if value is None else f'{value:.3g}'}" for name, value in sample.rewards.items()
         )
-        self._out.say(f"  asked     {_one_line(sample.prompt)}", style="dim")
-        self._out.say(f"  answered  {_one_line(sample.completion)}  [{rewards}]", style="dim")
+        self._out.say(f"  asked     {one_line(sample.prompt)}", style="dim")
+        self._out.say(f"  answered  {one_line(sample.completion)}  [{rewards}]", style="dim")
 
     def _begin_phase(self, name: str) -> None:
         self.close()
@@ -108,7 +108,8 @@ def _also(metrics: Mapping[str, float]) -> str:
     return "".join(f"  {words} {value:.3f}" for words, value in metrics.items())
 
 
-def _one_line(text: str, limit: int = 100) -> str:
+def one_line(text: str, limit: int = 100) -> str:
+    """What a model said, on one line, cut after `limit` characters."""
     flat = " ".join(text.split())
     return flat if len(flat) <= limit else f"{flat[: limit - 3]}..."
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.demo.household import DATA_PATH
+from tunesmith.rewards.completions import text_of
 
 SEED = 3
 SYSTEM_PROMPT = "You add numbers."
@@ -31,7 +32,7 @@ def is_right(answer: str, one: int, other: int) -> bool:
 
 def right_sum(completions: Sequence[Any], one: Sequence[int], other: Sequence[int], **_: Any) -> list[float]:
     """The demo's reward: 1 for a right answer, else 0."""
-    said = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
+    said = map(text_of, completions)
     return [float(is_right(*asked)) for asked in zip(said, one, other, strict=True)]
 
 

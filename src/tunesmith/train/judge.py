@@ -12,6 +12,7 @@ from typing import Any
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.checks.reward_calls import as_rewards, awaited, is_async
+from tunesmith.rewards.completions import text_of
 from tunesmith.rewards.loading import first_line, load
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.events import Listener, Sample
@@ -117,8 +118,8 @@ class Judge:
             sample = Sample(
                 step=state.global_step + 1,
                 num_steps=state.max_steps,
-                prompt=said(given["prompts"][index]),
-                completion=said(completions[index]),
+                prompt=text_of(given["prompts"][index]),
+                completion=text_of(completions[index]),
                 rewards={name: values[index] for name, values in self._given.items()},
                 reward=0.0 if totals[index] is None else totals[index],
             )
@@ -153,18 +154,13 @@ def telling(totals: Sequence[float | None], group_size: int) -> list[int]:
     return list(dict.fromkeys(max(ends, key=lambda pair: _spread([totals[i] for i in pair]))))
 
 
-def said(text: Any) -> str:
-    """The words of a prompt or answer: of a conversation the last turn's."""
-    return text if isinstance(text, str) else str(text[-1].get("content") or "") if text else ""
-
-
 def _checked(name: str, value: Any, completions: Sequence[Any]) -> list[float | None]:
     rewards = as_rewards(value, len(completions))
     if isinstance(rewards, str):
         raise RewardFailed(f"reward {name} {rewards}")
     for reward, completion in zip(rewards, completions, strict=True):
         if reward is not None and not math.isfinite(reward):
-            words = " ".join(said(completion).split())[:80]
+            words = " ".join(text_of(completion).split())[:80]
             raise RewardFailed(f"reward {name} gives {reward} for {words!r}")
     return rewards
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.config.run_config import RunConfig
-from tunesmith.data.tokenizer import model_sentence
+from tunesmith.data.tokenizer import load_tokenizer, model_sentence
 from tunesmith.errors import ConfigError, MissingPackageError
 from tunesmith.plan.choice import Choice
 from tunesmith.plan.facts import ModelFacts
@@ -205,15 +205,9 @@ def _merge(config: RunConfig, method: MethodTrainer, origin: Origin, run: RunFol
         merged = PeftModel.from_pretrained(base, origin.adapter).merge_and_unload()
     except Exception as error:  # transformers and peft raise many kinds (test_init_from.py)
         raise model_sentence(origin.model, error, "model") from error
-    save_whole(run.base_path, merged.save_pretrained, load_saved_tokenizer(origin).save_pretrained)
+    tokenizer = load_tokenizer(config, origin.tokenizer)
+    save_whole(run.base_path, merged.save_pretrained, tokenizer.save_pretrained)
     return run.base_path
-
-
-def load_saved_tokenizer(origin: Origin) -> Any:
-    """The tokenizer that the earlier run saved, chat template included."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(origin.tokenizer)
 
 
 def save_whole(path: Path, *savers: Callable[[Path], Any]) -> None:

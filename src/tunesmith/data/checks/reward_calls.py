@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.rewards.loading import GIVEN, silenced
-from tunesmith.rewards.loading import first_line as first_line
 
 # A call that takes longer is taken for one that never comes back; the slowest honest ones ask a model.
 TIME_LIMIT_S = 20.0

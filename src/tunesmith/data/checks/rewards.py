@@ -16,7 +16,6 @@ from tunesmith.data.checks.reward_calls import (
     Call,
     as_rewards,
     call_reward,
-    first_line,
     parameters_of,
     short,
     signature_fault,
@@ -24,6 +23,7 @@ from tunesmith.data.checks.reward_calls import (
 from tunesmith.data.checks.text import is_blank
 from tunesmith.data.findings import Finding
 from tunesmith.rewards.completions import REFERENCE_COLUMNS
+from tunesmith.rewards.loading import first_line
 
 # A step judges so many completions at a usual setting (8 prompts, 8 answers to each) and takes seconds to
 # generate them, so that a second of waiting for the reward is felt.
