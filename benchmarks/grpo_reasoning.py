@@ -1,6 +1,6 @@
 """GRPO of SmolLM2-135M-Instruct on a reasoning-gym task: the reward curve, held-out answers before and after.
 
-    python benchmarks/grpo_reasoning.py [--model FOLDER] [--task TASK] [--steps 150] [--device auto]
+    python benchmarks/grpo_reasoning.py [--model FOLDER] [--task TASK] [--reward NAME]... [--steps 150]
 
 Needs the extra reasoning-gym. Greedy answers to held-out prompts of another seed are scored by the task's
 own scorer, which asks for the bare number; `lenient` counts the last number of the answer, however it is put.
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--reward", action="append", help="default: reasoning_gym alone")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     from tunesmith.config.loading import load_config
@@ -48,17 +49,22 @@ def main() -> None:
     from tunesmith.train.setup import load_base, set_up
     from tunesmith.train.training import train
 
+    rewards = options.reward or ["reasoning_gym"]
     flags = {
-        "method": "grpo", "model": options.model, "dataset": f"reasoning_gym:{options.task},size=4000,seed=1",
-        "eval_dataset": f"reasoning_gym:{options.task},size={NUM_HELDOUT},seed=900000",
-        "rewards": "reasoning_gym", "num_generations": 8, "global_batch_size": options.batch,
+        "method": "grpo", "model": options.model, 
+        "rewards": rewards, "num_generations": 8, "global_batch_size": options.batch,
         "max_completion_length": 24, "max_steps": options.steps, "learning_rate": options.learning_rate,
-        "logging_steps": 1, "eval_steps": options.steps * 10, "device": options.device, "seed": 1,
+        "logging_steps": 1, "device": options.device, "seed": 1,
         "max_length": 128, "save_steps": options.steps,
     }  # fmt: skip
-    loaded = load_config(flags=flags, assignments=["trl.report_to=none"], environ={})
-    setup = set_up(loaded.config, lambda event: None)
-    rows = list(setup.data.eval)
+
+    def prepared(problems: str):
+        dataset = {"dataset": f"reasoning_gym:{options.task},{problems}"}
+        config = load_config(flags=flags | dataset, assignments=["trl.report_to=none"], environ={}).config
+        return set_up(config, lambda event: None)
+
+    setup = prepared("size=4000,seed=1")
+    rows = list(prepared(f"size={NUM_HELDOUT},seed=900000").data.train)
     prompts = [row["prompt"] for row in rows]
     model = load_base(setup, print)
     before = scores(rows, generate_answers(model, setup.tokenizer, prompts, max_new_tokens=24))
@@ -79,7 +85,7 @@ def main() -> None:
         "grpo_reasoning",
         {
             "task": options.task, "steps": options.steps, "answers_a_step": options.batch,
-            "learning_rate": options.learning_rate, "device": setup.machine.device_name,
+            "learning_rate": options.learning_rate, "rewards": rewards, "device": setup.machine.device_name,
             "before": before, "after": after, "num_heldout": len(rows), "train_s": round(took, 1),
             "samples": samples, **conditions(),
         },

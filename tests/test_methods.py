@@ -77,6 +77,13 @@ def trained(place: Path, tiny_model: Path):
     return run
 
 
+def flags_of(method: str, model: Path) -> dict[str, Any]:
+    given = options(method, model)[1:]
+    flags = {name[2:].replace("-", "_"): value for name, value in zip(given[::2], given[1::2], strict=True)}
+    flags.pop("set")
+    return {"method": method, **flags}
+
+
 def setup_of(arguments: dict[str, Any], assignments: tuple[str, ...] = ()):
     from tunesmith.config.loading import load_config
     from tunesmith.train.setup import set_up
@@ -266,12 +273,7 @@ def test_a_run_stopped_by_a_signal_is_resumed_and_ends_as_one_never_stopped(
     from tunesmith.train.events import Progress
     from tunesmith.train.training import train
 
-    method = ONE_EACH[trainer]
-    given = options(method, tiny_model)[1:]
-    flags: dict[str, Any] = {"method": method}
-    flags |= {name[2:].replace("-", "_"): value for name, value in zip(given[::2], given[1::2], strict=True)}
-    flags |= {"max_steps": 6, "lora_dropout": 0.1}
-    flags.pop("set")
+    flags = flags_of(ONE_EACH[trainer], tiny_model) | {"max_steps": 6, "lora_dropout": 0.1}
     setup = setup_of(flags)
     run = RunFolder.create(Path("runs") / f"{trainer}-stopped", setup.record())
 
@@ -291,6 +293,18 @@ def test_a_run_stopped_by_a_signal_is_resumed_and_ends_as_one_never_stopped(
     train(setup_of(flags), twin, lambda event: None)
     assert rows_of(run.path) == rows_of(twin.path)
     assert same_weights(run.model_path, twin.model_path)
+
+
+@pytest.mark.parametrize(("answers", "group", "at_a_time"), [(8, 2, 8), (6, 2, 6), (4, 4, 4)])
+def test_an_evaluation_answers_as_many_prompts_at_a_time_as_a_step(
+    place: Path, tiny_model: Path, answers: int, group: int, at_a_time: int
+):
+    from tunesmith.train.trl_settings import trl_arguments
+
+    sizes = {"global_batch_size": answers, "num_generations": group}
+    setup = setup_of(flags_of("grpo", tiny_model) | sizes)
+    arguments = trl_arguments(setup.method, setup.config, setup.choice, setup.data.report, None)
+    assert arguments["per_device_eval_batch_size"] == at_a_time
 
 
 def test_grpo_ends_with_the_checkpoint_of_the_best_reward_not_of_the_lowest_loss(

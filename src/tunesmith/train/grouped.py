@@ -68,13 +68,15 @@ class GroupedTrainer(MethodTrainer):
         return 0 if config.has_adapter or not config.trl.get("beta") else num_params
 
     def arguments(self, config: RunConfig, choice: Choice, report: DataReport) -> dict[str, Any]:
+        group = config.num_generations or 1
+        num_groups = max(1, choice.per_device_train_batch_size // group)
         return {
             **reference_arguments(config),
-            "num_generations": config.num_generations,
+            "num_generations": group,
             "max_completion_length": config.max_completion_length,
             "reward_weights": [reward.weight for reward in config.rewards],
             # Evaluation needs whole groups as well.
-            "per_device_eval_batch_size": config.num_generations,
+            "per_device_eval_batch_size": num_groups * group,
         } | _rollouts(config, choice)
 
     def speed_up(self, trainer: Any, choice: Choice, notify: Callable[[str], None]) -> None:

@@ -13,6 +13,7 @@ from tunesmith.errors import ConfigError
 from tunesmith.plan.choice import Choice, choose
 from tunesmith.plan.facts import Load, MachineFacts, ModelFacts
 from tunesmith.runs.folder import RunFolder
+from tunesmith.train.attention import leave_out_cudnn
 from tunesmith.train.disk import refuse_full_disk
 from tunesmith.train.events import Listener, Phase
 from tunesmith.train.judge import load_rewards
@@ -133,4 +134,6 @@ def refuse_several_processes(machine: MachineFacts) -> None:
 def load_base(setup: Setup, listener: Listener, run: RunFolder | None = None) -> Any:
     """The model that training starts from, with its weights, on the device of the run."""
     listener(Phase("loading the model"))
+    if setup.choice.device == "cuda":
+        leave_out_cudnn()
     return load_model(setup.config, setup.choice, setup.method, setup.origin, run)
