@@ -22,8 +22,8 @@ from tunesmith.config.loading import load_config
 from tunesmith.config.methods import METHODS
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train import training
+from tunesmith.train.relayout import trained_model
 from tunesmith.train.setup import load_base, set_up
-from tunesmith.train.shared_prompts import trained_model
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 LORA = {"lora_r": 4, "lora_alpha": 12}

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import ConfigError
+from tunesmith.plan.attention import Attention, choose_attention
 from tunesmith.plan.facts import PLAIN_LOAD, Load, MachineFacts, ModelFacts
 
 GIB = 2**30
@@ -27,6 +28,9 @@ class Choice:
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
+    attention: Attention
+    # Whether layers may be compiled in the run, if its first steps show that it pays.
+    may_compile: bool
     memory_gib: float
     reasons: tuple[str, ...]
 
@@ -48,6 +52,7 @@ def choose(
             into micro-batches as large as the loss needs them.
     """
     precision, why = choose_precision(config, machine)
+    attention, how = choose_attention(config, machine, precision, load)
     free = machine.memory_gib * MEMORY_SHARE
     per_device = _sizes(config, machine.num_devices, load.smallest_micro_batch)
     wanted = config.gradient_checkpointing
@@ -68,10 +73,18 @@ def choose(
                     micro_batch,
                     config.global_batch_size // (micro_batch * machine.num_devices),
                     checkpointing,
+                    attention,
+                    _may_compile(config, machine, attention, load),
                     round(need, 2),
-                    (why, fit),
+                    (why, fit, how),
                 )
     raise AssertionError("unreachable: the last candidate is always taken")
+
+
+def _may_compile(config: RunConfig, machine: MachineFacts, attention: Attention, load: Load) -> bool:
+    # Sampling reads one token at a time: other shapes, which would be compiled each.
+    own = config.trl.get("torch_compile") is not None
+    return machine.has_compiler and attention == "varlen" and not load.num_sampled and not own
 
 
 def _sizes(config: RunConfig, num_devices: int, smallest: int) -> list[int]:

@@ -15,6 +15,9 @@ class MachineFacts:
     num_devices: int
     memory_gib: float
     native_bf16: bool
+    # PyTorch's attention over documents of different lengths; a compiler for the model's layers.
+    has_varlen: bool = False
+    has_compiler: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from tunesmith.train.method_trainer import (
     reference_arguments,
     takes_token_rows,
 )
-from tunesmith.train.shared_prompts import share_prompts, trained_model
+from tunesmith.train.relayout import trained_model
+from tunesmith.train.shared_prompts import share_prompts
 
 
 class Dpo(MethodTrainer):
@@ -43,6 +44,7 @@ class Dpo(MethodTrainer):
         return 0 if config.has_adapter or asks_reference_once(config) else num_params
 
     def speed_up(self, trainer: Any, choice: Choice, notify: Callable[[str], None]) -> None:
+        super().speed_up(trainer, choice, notify)
         if choice.device == "cpu":
             share_prompts(trained_model(trainer), notify)
 

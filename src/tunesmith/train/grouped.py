@@ -10,7 +10,8 @@ from tunesmith.data.learnable import DataReport
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.plan.choice import Choice
 from tunesmith.train.method_trainer import MethodTrainer, reference_arguments
-from tunesmith.train.shared_prompts import share_prefill, share_prompts, trained_model
+from tunesmith.train.relayout import trained_model
+from tunesmith.train.shared_prompts import share_prefill, share_prompts
 
 # Updates from one set of answers. While each answer is used for the next update only, the policy is the one
 # that gave it: no ratio differs from 1, nothing is ever clipped. GSPO has four (arXiv 2507.18071, section
@@ -80,6 +81,7 @@ class GroupedTrainer(MethodTrainer):
         } | _rollouts(config, choice)
 
     def speed_up(self, trainer: Any, choice: Choice, notify: Callable[[str], None]) -> None:
+        super().speed_up(trainer, choice, notify)
         if choice.device == "cpu":
             model = trained_model(trainer)
             share_prompts(model, notify)

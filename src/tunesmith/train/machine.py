@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 
 import psutil
 
 from tunesmith.errors import ConfigError
 from tunesmith.plan.facts import MachineFacts
+from tunesmith.train.attention import has_varlen
 
 GIB = 2**30
 
@@ -36,6 +38,8 @@ def probe_machine(wanted: str = "auto") -> MachineFacts:
             _world_size(),
             free / GIB,
             torch.cuda.is_bf16_supported(including_emulation=False),
+            has_varlen(),
+            importlib.util.find_spec("triton") is not None,
         )
     free_gib = psutil.virtual_memory().available / GIB
     if device == "mps":

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.run_config import RunConfig
+from tunesmith.plan.choice import Choice
+from tunesmith.train.documents import read_scored_documents
 from tunesmith.train.method_trainer import MethodTrainer
+from tunesmith.train.relayout import trained_model
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,6 +42,10 @@ class Reward(MethodTrainer):
 
     def model_options(self) -> dict[str, Any]:
         return {"num_labels": 1}
+
+    def speed_up(self, trainer: Any, choice: Choice, notify: Callable[[str], None]) -> None:
+        if choice.attention != "padded":
+            read_scored_documents(trained_model(trainer), choice.attention, notify)
 
     def task_type(self) -> str:
         return "SEQ_CLS"

@@ -6,23 +6,19 @@ each seeing the prompt and itself alone: `[prompt][answer 1][answer 2]`, with po
 prompt.
 Log-probabilities and gradients are the same (tests/test_shared_prompts.py); the gain stands in
 benchmarks/RESULTS.md: on a CPU, where every token counts. A GPU that a small model can't fill has none of it,
-and is left alone. The first batch of a run is computed both ways: a model that sees other things than the
-mask shows (sliding windows, states) is found out, and trained as TRL does it.
+and is left alone.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from tunesmith.train.relayout import fused, read_by, window_of
+
 # Below this saving the layout isn't worth its making.
 WORTH = 0.9
-# How far log-probabilities may lie from TRL's: the farthest in fp32, the mean where 16 bits round.
-FP32_TOLERANCE, SIXTEEN_BIT_TOLERANCE = 1e-3, 0.05
-# What the layout knows how to lay out; with anything else in the call it stays as it is.
-_KNOWN = {"input_ids", "attention_mask", "labels", "fused_lm_head"}
 
 
 class Layout(NamedTuple):
@@ -37,6 +33,18 @@ class Layout(NamedTuple):
     shift_labels: Any
     take: Any
     is_taken: Any
+
+    def call(self) -> dict[str, Any]:
+        """Keyword arguments for the model."""
+        names = ("input_ids", "position_ids", "attention_mask", "shift_labels")
+        return {name: getattr(self, name) for name in names}
+
+    def put_back(self, value: Any) -> Any:
+        """Numbers of the layout's places, as (answers, tokens - 1)."""
+        import torch
+
+        nothing = torch.zeros((), dtype=value.dtype, device=value.device)
+        return torch.where(self.is_taken, value.reshape(-1)[self.take], nothing)
 
 
 def lay_out(input_ids: Any, attention_mask: Any, labels: Any) -> Layout | None:
@@ -107,84 +115,18 @@ def _mask(owners: Any) -> Any:
     return ((causal & ((seen == -1) | (seen == sees)) & (seen != -2)) | itself)[:, None]
 
 
-def trained_model(trainer: Any) -> Any:
-    """The causal language model of a trainer, without the adapter around it."""
-    model = trainer.model
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def share_prompts(model: Any, notify: Callable[[str], None]) -> None:
     """Let `model`, to which TRL added its fused head, read each prompt of a batch once.
 
     `notify` hears when the model turns out not to fit.
     """
-    as_trl_does = model.forward
-    verdict: list[bool] = []
+    sentence = "this model reads each prompt once an answer: it can't share one among answers"
+    window = window_of(model)
 
-    @functools.wraps(as_trl_does)
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        given = {key: value for key, value in kwargs.items() if value is not None and key != "use_cache"}
-        if args or verdict == [False] or not given.get("fused_lm_head") or given.keys() != _KNOWN:
-            return as_trl_does(*args, **kwargs)
-        layout = lay_out(given["input_ids"], given["attention_mask"], given["labels"])
-        if layout is None:
-            return as_trl_does(**kwargs)
-        if not verdict:
-            verdict.append(_agrees(model, as_trl_does, layout, given))
-            if not verdict[0]:
-                notify("this model reads each prompt once an answer: it can't share one among answers")
-                return as_trl_does(**kwargs)
-        return _shared(as_trl_does, layout)
+    def within_window(ids: Any, mask: Any, labels: Any) -> Layout | None:
+        return None if window is not None and ids.shape[1] > window else lay_out(ids, mask, labels)
 
-    model.forward = forward
-
-
-def _shared(as_trl_does: Callable[..., Any], layout: Layout) -> Any:
-    import torch
-
-    out = as_trl_does(
-        input_ids=layout.input_ids,
-        position_ids=layout.position_ids,
-        attention_mask=layout.attention_mask,
-        shift_labels=layout.shift_labels,
-        fused_lm_head=True,
-        use_cache=False,
-    )
-    shape = layout.shift_labels.shape
-    changes = {}
-    for field in dataclasses.fields(out):
-        value = getattr(out, field.name)
-        if isinstance(value, torch.Tensor) and value.shape == shape:
-            changes[field.name] = torch.where(
-                layout.is_taken,
-                value.reshape(-1)[layout.take],
-                torch.zeros((), dtype=value.dtype, device=value.device),
-            )
-    return dataclasses.replace(out, **changes)
-
-
-def _agrees(model: Any, as_trl_does: Callable[..., Any], layout: Layout, kwargs: dict[str, Any]) -> bool:
-    """Whether both ways give the same log-probabilities for this batch."""
-    import torch
-
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            try:
-                found = _shared(as_trl_does, layout).log_probs
-            except (
-                Exception
-            ):  # whatever such a model makes of the mask, TRL's way remains (test_shared_prompts.py)
-                return False
-            expected = as_trl_does(**kwargs).log_probs
-    finally:
-        model.train(was_training)
-    off = (found - expected).abs().float()
-    if expected.dtype == torch.float32 and not torch.is_autocast_enabled(found.device.type):
-        return bool(off.max() <= FP32_TOLERANCE)
-    num_answered = int((kwargs["labels"] != -100).sum())
-    return bool(off.sum() / max(1, num_answered) <= SIXTEEN_BIT_TOLERANCE)
+    read_by(model, fused(within_window), lambda: notify(sentence))
 
 
 def share_prefill(model: Any, notify: Callable[[str], None]) -> None:

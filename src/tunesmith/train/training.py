@@ -40,6 +40,7 @@ def train(
         TunesmithError: TRL or torch refused something.
     """
     from tunesmith.train.callbacks import SignalCallback, StopCallback
+    from tunesmith.train.compiled import CompileCallback
 
     def notify(message: str) -> None:
         listener(Notice(message))
@@ -56,6 +57,8 @@ def train(
                 judge.evaluates = lambda: not trainer.model.training
             _keep_trained_weights_exact(trainer.model)
             setup.method.speed_up(trainer, setup.choice, notify)
+            if setup.choice.may_compile:
+                trainer.add_callback(CompileCallback(trainer.model, notify))
             if stop.received is None:
                 stop.waits_for_step = True
                 listener(Phase("training"))

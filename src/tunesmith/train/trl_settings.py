@@ -17,6 +17,9 @@ from tunesmith.train.method_trainer import MethodTrainer
 
 # Ours, whatever the user writes: tracking has one owner (train.tracking), the progress bar is the caller's.
 _LOCAL_ONLY = {"disable_tqdm": True, "report_to": "none"}
+# By default transformers asks the GPU at every step whether the loss is a number, waits for the answer, and
+# writes 0 where it isn't.
+_AS_IT_IS = {"logging_nan_inf_filter": False}
 # Users may overrule these in `trl:`; each keeps a run from being published without being asked.
 _PRIVATE = {"hub_private_repo": True, "trackio_static_space_id": False}
 
@@ -49,6 +52,7 @@ def trl_arguments(
     eval_steps, save_steps = config.eval_steps, config.save_steps or config.eval_steps
     arguments: dict[str, Any] = {
         **_PRIVATE,
+        **_AS_IT_IS,
         "output_dir": str(run.checkpoints_path) if run else None,
         "project": project_name(config),
         "run_name": config.run_name or (run.path.name if run else None),
