@@ -40,3 +40,26 @@ def test_loading_a_model_for_a_gpu_leaves_cudnn_out(monkeypatch):
     made.choice = type("Choice", (), {"device": "cuda"})()
     setup.load_base(made, lambda event: None)
     assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_answers_are_generated_as_before_where_documents_are_read(tiny_model):
+    """Generation pads its prompts on the left; the attention that reads documents leaves that to PyTorch."""
+    import torch
+    from fused import batch
+    from transformers import AutoModelForCausalLM
+
+    from tunesmith.train.attention import VARLEN, register_varlen
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    ids, mask, _ = batch([([5, 9, 30], []), (list(range(20, 40)), []), ([7, 8], [])], left=True)
+    given = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "max_new_tokens": 8,
+        "do_sample": False,
+        "pad_token_id": 0,
+    }
+    expected = model.generate(**given)
+    register_varlen()
+    model.set_attn_implementation(VARLEN)
+    assert torch.equal(model.generate(**given), expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 # The name under which transformers finds it.
@@ -43,7 +44,7 @@ def register_varlen() -> None:
     """Make the attention known to transformers; to do it again changes nothing."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    AttentionInterface.register(VARLEN, varlen_attention)
+    AttentionInterface.register(VARLEN, _varlen_attention())
     AttentionMaskInterface.register(VARLEN, _mask_of_padded)
 
 
@@ -54,75 +55,55 @@ def _mask_of_padded(*args: Any, attention_mask: Any = None, **kwargs: Any) -> An
     return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
 
 
-def varlen_attention(
-    module: Any,
-    query: Any,
-    key: Any,
-    value: Any,
-    attention_mask: Any = None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    cu_seq_lens_q: Any = None,
-    max_length_q: int | None = None,
-    **kwargs: Any,
-) -> tuple[Any, None]:
-    """Causal attention of (1, heads, tokens, width) within documents that begin at `cu_seq_lens_q`.
-
-    Without these it is PyTorch's own attention over a padded batch. Returns (1, tokens, heads, width).
-
-    Raises:
-        NotImplementedError: the model asks for what the kernel hasn't.
-    """
+@functools.cache
+def _varlen_attention() -> Callable[..., tuple[Any, None]]:
+    """The attention function; what it needs is looked up here, so that its body can be compiled."""
+    from torch.nn.attention.varlen import varlen_attn
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if cu_seq_lens_q is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+    # torch 2.11 takes as many key heads as query heads alone.
+    groups = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+
+    def attention(
+        module: Any,
+        query: Any,
+        key: Any,
+        value: Any,
+        attention_mask: Any = None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        sliding_window: int | None = None,
+        cu_seq_lens_q: Any = None,
+        max_length_q: int = 0,
+        **kwargs: Any,
+    ) -> tuple[Any, None]:
+        """Causal attention of (1, heads, tokens, width) within documents that begin at `cu_seq_lens_q`.
+
+        Without these it is PyTorch's own attention over a padded batch. Returns (1, tokens, heads, width).
+        """
+        if cu_seq_lens_q is None:
+            return sdpa_attention_forward(
+                module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+            )
+        if dropout or any(kwargs.get(name) is not None for name in _NOT_THERE):
+            raise NotImplementedError("varlen attention has no dropout, softcap, sinks or position bias")
+        times = 1 if groups else query.shape[1] // key.shape[1]
+        if times > 1:
+            key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
+        # Over fp32 master weights rotations leave fp32 behind, which the kernel doesn't take.
+        query, key, value = (each[0].transpose(0, 1).to(value.dtype) for each in (query, key, value))
+        output = varlen_attn(
+            query,
+            key,
+            value,
+            cu_seq_lens_q,
+            cu_seq_lens_q,
+            max_length_q,
+            max_length_q,
+            scale=scaling,
+            window_size=(sliding_window - 1 if sliding_window else -1, 0),
+            **groups,
         )
-    if dropout or any(kwargs.get(name) is not None for name in _NOT_THERE):
-        raise NotImplementedError("this attention has no dropout, softcap, sinks or position bias")
-    query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
-    dtype = _sixteen_bit(value)
-    output = _varlen()(
-        query.to(dtype),
-        *_heads(key.to(dtype), value.to(dtype), query.shape[1]),
-        cu_seq_lens_q,
-        cu_seq_lens_q,
-        max_length_q,
-        max_length_q,
-        scale=scaling,
-        window_size=(sliding_window - 1 if sliding_window else -1, 0),
-    )
-    return output[None], None
+        return output[None], None
 
-
-def _sixteen_bit(value: Any) -> Any:
-    """The kernel's number format: under fp32 master weights norms and rotations leave fp32 behind."""
-    import torch
-
-    if value.dtype in (torch.bfloat16, torch.float16):
-        return value.dtype
-    return torch.get_autocast_dtype(value.device.type)
-
-
-def _heads(key: Any, value: Any, num_query_heads: int) -> tuple[Any, Any]:
-    times = num_query_heads // key.shape[1]
-    if times == 1 or _groups_heads():
-        return key, value
-    return key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
-
-
-@functools.cache
-def _groups_heads() -> bool:
-    """Whether the kernel takes fewer key heads than query heads: torch 2.11 doesn't."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    return "enable_gqa" in inspect.signature(varlen_attn).parameters
-
-
-@functools.cache
-def _varlen() -> Any:
-    from torch.nn.attention.varlen import varlen_attn
-
-    return functools.partial(varlen_attn, enable_gqa=True) if _groups_heads() else varlen_attn
+    return attention

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,6 @@ def train(
         TunesmithError: TRL or torch refused something.
     """
     from tunesmith.train.callbacks import SignalCallback, StopCallback
-    from tunesmith.train.compiled import CompileCallback
 
     def notify(message: str) -> None:
         listener(Notice(message))
@@ -56,9 +56,7 @@ def train(
             if judge:
                 judge.evaluates = lambda: not trainer.model.training
             _keep_trained_weights_exact(trainer.model)
-            setup.method.speed_up(trainer, setup.choice, notify)
-            if setup.choice.may_compile:
-                trainer.add_callback(CompileCallback(trainer.model, notify))
+            _speed_up(setup, trainer, notify)
             if stop.received is None:
                 stop.waits_for_step = True
                 listener(Phase("training"))
@@ -129,6 +127,14 @@ def _build_trainer(
         )
     except (ValueError, TypeError, ImportError) as error:
         raise refused_by_trl(error, arguments) from error
+
+
+def _speed_up(setup: Setup, trainer: Any, notify: Callable[[str], None]) -> None:
+    from tunesmith.train.compiled import CompileCallback
+
+    setup.method.speed_up(trainer, setup.choice, notify)
+    if setup.choice.may_compile:
+        trainer.add_callback(CompileCallback(trainer.model, notify))
 
 
 def _keep_trained_weights_exact(model: Any) -> None:
