@@ -115,7 +115,10 @@ def test_a_model_that_mixes_documents_is_found_out_and_read_padded(model, attent
     said: list[str] = []
     read_documents(model, attention, said.append)
     for _ in range(2):
-        assert torch.equal(results(model, *given)[0], expected)
+        found = results(model, *given)[0]
+        # A GPU may choose another kernel for the same numbers.
+        assert torch.equal(found, expected) or attention == "varlen"
+        assert_near(found, expected, tolerance(model))
     assert len(said) == 1
     assert "padded" in said[0]
     assert model.config._attn_implementation == before
