@@ -81,7 +81,8 @@ def says_why_and_can_go_on(ran: Ran, said: str) -> None:
     assert "Traceback" not in ran.err
     assert f"reward score {said}" in ran.err
     assert "checkpoint at step 2 is written" in ran.err
-    assert f"mend the reward, then tunesmith resume {RUN}" in ran.err
+    assert "Mend the reward first" in ran.err
+    assert f"resume with: tunesmith resume {RUN}" in ran.err
     record = record_of(RUN)
     assert (record["status"], record["stopped_by"], record["step"]) == ("stopped", "reward", 2)
     assert [each.name for each in (RUN / "checkpoints").glob("checkpoint-*")] == ["checkpoint-2"]
@@ -283,6 +284,9 @@ def test_a_reward_that_says_none_of_everything_stops_the_run_as_one_without_sign
     assert ran.code == 4, ran.err
     assert "checkpoint at step 4 is written" in ran.err
     assert "None" in ran.err.partition("no signal in 2 steps")[2]
+    # No numbers have no spread: TRL's own metric takes such groups for live ones.
+    assert {rows_of(RUN, "frac_reward_zero_std")[step] for step in (3, 4)} == {1.0}
+    assert "dead groups 1.000" in ran.err
 
 
 def test_more_patience_lets_a_run_without_signal_go_on_to_its_end(tiny_model: Path):
@@ -290,6 +294,14 @@ def test_more_patience_lets_a_run_without_signal_go_on_to_its_end(tiny_model: Pa
     ran = train(tiny_model, "--max-steps-without-signal", "6")
     assert ran.code == 0, ran.err
     assert set(rows_of(RUN, "frac_reward_zero_std").values()) == {1.0}
+    assert "nothing was learned: in none of 5 steps did rewards of a group differ" in ran.err
+
+
+def test_a_run_too_short_to_be_stopped_says_that_nothing_was_learned(tiny_model: Path):
+    write_reward(CONSTANT.format(value=0.0))
+    assert "nothing was learned" in train(tiny_model, "--max-steps", "2").err
+    write_reward(SOUND)
+    assert "nothing was learned" not in train(tiny_model, "--max-steps", "2", "--run-dir", "runs/sound").err
 
 
 def test_a_signal_now_and_then_is_enough(tiny_model: Path):

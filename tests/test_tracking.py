@@ -185,3 +185,21 @@ def test_resume_goes_on_in_the_same_run(tiny_model, store, monkeypatch):
 
     logs = SQLiteStorage.get_logs("tiny-chat", "one")
     assert [row["train/global_step"] for row in logs if "train/loss" in row] == [1, 2, 3, 4]
+
+
+def test_a_run_that_ends_badly_leaves_no_tracker_behind_to_speak_at_the_exit(
+    store: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Trackio says at the exit of the process that logs are uploaded, which nobody asked for or sees."""
+    import trackio
+
+    from tunesmith.train.callbacks import ProgressCallback
+
+    def breaks(*_: object, **__: object) -> None:
+        raise RuntimeError("something broke in the middle")
+
+    monkeypatch.setattr(ProgressCallback, "on_step_end", breaks)
+    ran = train(tiny_model)
+    assert ran.code == 70
+    assert "something broke" in ran.err
+    assert trackio.context_vars.current_run.get() is None

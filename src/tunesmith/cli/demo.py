@@ -118,6 +118,7 @@ def run_demo(out: Output, view: ProgressView, log: Any, choice: DemoChoice) -> N
     duration_s = round(time.monotonic() - began, 1)
     run.update(results=scores | {"num_rows": len(questions), "duration_s": duration_s})
     out.table(comparison(chosen, questions, before, after))
+    out.say(f"({chosen.judged_by})")
     out.data(verdict(chosen, scores, len(questions), duration_s))
     out.say(f"run folder: {run.path}   (the adapter is in {run.model_path})")
     out.say(f"next:  tunesmith init {choice.method:<10} a RUN.yaml for your own model and data")

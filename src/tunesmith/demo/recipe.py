@@ -48,6 +48,7 @@ class Recipe:
     heldout_path: Path
     metric: str
     judge: Callable[[str, Question], bool]
+    judged_by: str
     max_new_tokens: int
     trl: tuple[str, ...] = ()
     good: str = "right"
@@ -80,6 +81,7 @@ RECIPES: dict[str, Recipe] = {
         heldout_path=HELDOUT_PATH,
         metric="exact_match",
         judge=lambda answer, question: answer == question.reference,
+        judged_by="right is an answer that equals the reference to the letter",
         # The longest reference answer is 22 tokens; an answer that is longer is wrong whatever follows.
         max_new_tokens=32,
     ),
@@ -98,6 +100,7 @@ RECIPES: dict[str, Recipe] = {
         heldout_path=preferences.HELDOUT_PATH,
         metric="preferred",
         judge=lambda answer, question: preferences.is_preferred(answer),
+        judged_by="preferred is an answer that begins with Done and has no apology; facts aren't judged",
         max_new_tokens=32,
         good="preferred",
         bad="not preferred",
@@ -117,6 +120,7 @@ RECIPES: dict[str, Recipe] = {
         heldout_path=sums.HELDOUT_PATH,
         metric="correct",
         judge=lambda answer, question: sums.is_right(answer, question.row["one"], question.row["other"]),
+        judged_by="right is an answer that names the sum and no number beside the three",
         max_new_tokens=40,
         baselines=sums.baselines,
     ),

@@ -41,7 +41,7 @@ def baselines() -> dict[str, float]:
     rows = [json.loads(line) for line in HELDOUT_PATH.read_text(encoding="utf-8").splitlines()]
     possible = 2 * (LARGEST - SMALLEST) + 1
     most = Counter(row["answer"] for row in rows).most_common(1)[0][1]
-    return {"random": round(1 / possible, 4), "constant": round(most / len(rows), 4)}
+    return {"a sum at random": round(1 / possible, 4), "always the commonest": round(most / len(rows), 4)}
 
 
 def build() -> dict[Path, list[dict[str, Any]]]:

@@ -127,6 +127,8 @@ class SignalCallback(TrainerCallback):
     """Stops a run in which for so many steps all answers to a prompt got one reward: nothing is learned."""
 
     def __init__(self, max_steps: int | None, listener: Listener) -> None:
+        # Steps that were told of, and whether any of them taught something.
+        self.num_steps, self.learned = 0, False
         self.reason: str | None = None
         self.advice = ""
         # Set to the judge of the run's answers, which sees them before TRL subtracts a KL term.
@@ -143,18 +145,23 @@ class SignalCallback(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        logs = logs or {}
+        logs = {} if logs is None else logs
         dead = logs.get("frac_reward_zero_std")
-        if dead is None or self._max_steps is None:
+        if dead is None:
             return
         num_live, num_given = self.judge.since_last()
+        if not num_given:  # TRL takes the spread of no numbers for one
+            logs["frac_reward_zero_std"] = dead = 1.0
         # TRL gives the mean over the steps since the last log, and of all processes.
         is_dead = dead >= 1 if args.world_size > 1 else not num_live
-        self._num_dead = self._num_dead + state.global_step - self._last_step if is_dead else 0
+        num_steps = state.global_step - self._last_step
+        self.num_steps, self.learned = self.num_steps + num_steps, self.learned or not is_dead
+        self._num_dead = self._num_dead + num_steps if is_dead else 0
         self._num_given = self._num_given + num_given if is_dead else 0
         self._last_step = state.global_step
         self._say_cut(logs)
-        if self._num_dead >= self._max_steps and state.global_step < state.max_steps:
+        limit = self._max_steps
+        if limit is not None and self._num_dead >= limit and state.global_step < state.max_steps:
             self._explain(float(logs.get("reward") or 0.0))
             control.should_save = True
             control.should_training_stop = True
@@ -163,12 +170,12 @@ class SignalCallback(TrainerCallback):
         start = f"no signal in {self._num_dead} steps"
         if not self._num_given:
             self.reason = f"{start}: the rewards gave None for every answer"
-            self.advice = "let one of the rewards give a number for answers that it can't judge, such as 0"
+            self.advice = "Let one of the rewards give a number for answers that it can't judge, such as 0"
             return
         self.reason = f"{start}: all answers to a prompt got the same reward, {reward:.3g} on average"
         self.advice = (
-            "if they are all wrong, give easier prompts, a reward with partial credit, more num_generations "
-            "or a higher trl.temperature; if all right, harder prompts"
+            "If they are all wrong, give easier prompts, a reward with partial credit, more num_generations "
+            "or a higher trl.temperature; if all right, harder prompts; if the reward is constant, mend it"
         )
 
     def _say_cut(self, logs: dict[str, Any]) -> None:

@@ -29,6 +29,11 @@ class Distillation(MethodTrainer):
                 fix="name a larger model with the same tokenizer: --teacher-model OWNER/NAME",
             )
 
+    def notes(self, config: RunConfig, *, has_template: bool, report: DataReport) -> list[str]:
+        if config.teacher_model != config.model:
+            return []
+        return ["the teacher is the model itself: there is nothing to learn from it"]
+
     def num_sampled(self, config: RunConfig) -> int:
         return config.global_batch_size
 

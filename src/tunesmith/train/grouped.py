@@ -43,6 +43,16 @@ class GroupedTrainer(MethodTrainer):
                 fix=f"set global_batch_size to {near}, or num_generations to a divisor of it",
             )
 
+    def notes(self, config: RunConfig, *, has_template: bool, report: DataReport) -> list[str]:
+        updates = _updates(config)
+        if updates == 1:
+            return []
+        return [
+            f"{config.method} samples {updates * config.global_batch_size} answers at a time and takes "
+            f"{updates} steps with them: only in the first no ratio is clipped "
+            "(trl.steps_per_generation sets another number)"
+        ]
+
     def num_sampled(self, config: RunConfig) -> int:
         return _updates(config) * config.global_batch_size
 
@@ -52,8 +62,9 @@ class GroupedTrainer(MethodTrainer):
         num_prompts = answers // group
         rollouts = report.num_rows // max(1, num_prompts)
         if not rollouts:
+            for_steps = f", for {_updates(config)} steps" if _updates(config) > 1 else ""
             raise DataError(
-                f"there are {report.num_rows} prompts, and {num_prompts} are answered at a time",
+                f"there are {report.num_rows} prompts, and {num_prompts} are answered at a time{for_steps}",
                 where="global_batch_size",
                 fix=f"set global_batch_size to {report.num_rows // _updates(config) * group} or less, "
                 "or give more prompts",

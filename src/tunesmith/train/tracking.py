@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tunesmith.config.loading import nearest
@@ -94,6 +95,21 @@ def losses_said(on_failure: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         warnings.showwarning = shown
+
+
+@contextmanager
+def trackio_closed() -> Iterator[None]:
+    """Close Trackio's run when the inside ends, whatever ends it.
+
+    At the exit of the process it would do so itself, with a line about an upload that never happens.
+    """
+    try:
+        yield
+    finally:
+        trackio = sys.modules.get("trackio")
+        if trackio is not None and trackio.context_vars.current_run.get() is not None:
+            with suppress(Exception):  # what a tracker can't keep is no reason to hide how the run ended
+                trackio.finish()
 
 
 def _first_line(error: Exception) -> str:

@@ -15,8 +15,9 @@ from tunesmith.train.events import Listener, Notice, Phase
 from tunesmith.train.judge import Judge, RewardFailed
 from tunesmith.train.model import lora_config, save_whole
 from tunesmith.train.setup import Setup, load_base
-from tunesmith.train.tracking import losses_said, tracker_callbacks, wanted_trackers
+from tunesmith.train.tracking import losses_said, tracker_callbacks, trackio_closed, wanted_trackers
 from tunesmith.train.trl_settings import build_trl_config, refused_by_trl, trl_arguments
+from tunesmith.train.walks import walk_less
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def train(
 
     stop = StopCallback(listener)
     dead = SignalCallback(setup.config.max_steps_without_signal, listener)
-    with stop.listening(), full_disk_said(run):
+    with stop.listening(), full_disk_said(run), trackio_closed():
         try:
             base = load_base(setup, listener, run) if model is None else model
             judge = _judge(setup, run, listener)
@@ -67,18 +68,14 @@ def train(
             raise _signalled(run, stop.received) from None
         except RewardFailed as failure:
             _save_now(trainer, run)
-            raise _stopped(run, str(failure), stopped_by="reward", fix="mend the reward, then ") from failure
-        state = trainer.state
-        unfinished = state.global_step < state.max_steps or not state.max_steps
-        if stop.received is not None and unfinished:
-            raise _signalled(run, stop.received)
-        if dead.reason and unfinished:
             raise _stopped(
-                run,
-                dead.reason,
-                stopped_by="no signal",
-                fix=f"{dead.advice}; to go on as it is, for as many steps again: ",
-            )
+                run, str(failure), stopped_by="reward", advice="Mend the reward first"
+            ) from failure
+        state = trainer.state
+        if state.global_step < state.max_steps or not state.max_steps:
+            _say_why_unfinished(run, stop, dead)
+        if dead.num_steps and not dead.learned:
+            notify(f"nothing was learned: in none of {dead.num_steps} steps did rewards of a group differ")
         listener(Phase("saving the model"))
         save_model(trainer.model, setup.tokenizer, run.model_path)
     metrics = _last_metrics(state.log_history)
@@ -88,6 +85,13 @@ def train(
     run.update(status="done", step=state.global_step, num_steps=state.max_steps, metrics=metrics)
     resumed_from = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else None
     return TrainResult(trainer.model, state.global_step, state.max_steps, metrics, resumed_from)
+
+
+def _say_why_unfinished(run: RunFolder, stop: Any, dead: Any) -> None:
+    if stop.received is not None:
+        raise _signalled(run, stop.received)
+    if dead.reason:
+        raise _stopped(run, dead.reason, stopped_by="no signal", advice=dead.advice)
 
 
 def _judge(setup: Setup, run: RunFolder, listener: Listener) -> Judge | None:
@@ -105,7 +109,7 @@ def _build_trainer(
     from tunesmith.train.callbacks import ProgressCallback
 
     config, method, data = setup.config, setup.method, setup.data
-    callbacks: list[Any] = [ProgressCallback(run, listener, method.headline), *guards]
+    callbacks: list[Any] = [*guards, ProgressCallback(run, listener, method.headline)]
     if config.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
     callbacks += tracker_callbacks(wanted_trackers(config), lambda message: listener(Notice(message)))
@@ -132,6 +136,7 @@ def _build_trainer(
 def _speed_up(setup: Setup, trainer: Any, notify: Callable[[str], None]) -> None:
     from tunesmith.train.compiled import CompileCallback
 
+    walk_less(trainer.model)
     setup.method.speed_up(trainer, setup.choice, notify)
     if setup.choice.may_compile:
         trainer.add_callback(CompileCallback(trainer.model, notify))
@@ -165,14 +170,15 @@ def _signalled(run: RunFolder, received: signal.Signals) -> RunStopped:
 
 
 def _stopped(
-    run: RunFolder, why: str, *, stopped_by: str, fix: str = "", kind: type[RunStopped] = RunStopped
+    run: RunFolder, why: str, *, stopped_by: str, advice: str = "", kind: type[RunStopped] = RunStopped
 ) -> RunStopped:
     newest = run.newest_checkpoint()
     step = newest[1] if newest else 0
     kept = f"checkpoint at step {step} is written" if newest else "there is no checkpoint yet"
     resume = f"tunesmith resume {run.path}"
     run.update(status="stopped", step=step, stopped_by=stopped_by, resume=resume)
-    return kind(f"{why}; {kept}", where=str(run.path), fix=f"{fix}{resume}")
+    said = f"{why}; {kept}" + (f". {advice}" if advice else "")
+    return kind(said, where=str(run.path), fix=resume)
 
 
 def _last_metrics(history: list[dict[str, float]]) -> dict[str, float]:
