@@ -1,10 +1,14 @@
 """Tokens a second of a training on one GPU: Tunesmith and TRL alone, same rows, same rows a step.
 
-    python benchmarks/speed.py [--shapes 0.5b-lora,dpo-0.5b-full] [--budget-s 500] [--toy]
+    python benchmarks/speed.py [--shapes 0.5b-lora,dpo-0.5b-full,grpo-0.5b-lora] [--budget-s 500] [--toy]
+    python benchmarks/speed.py --profile --ways tunesmith
 
 Models have the sizes of Qwen2.5 and random weights; rows have log-normal lengths (median 400, at most 1,024
 tokens). Each way trains in turn, in one process on one machine; a row with medians after warm-up is appended
 to results/speed.jsonl as soon as it is measured, and rows that are there for this device are skipped.
+
+With --profile the kernels and operators of three steps go to results/speed_profile_SHAPE_WAY.txt; the times
+of such a run hold the profiler's own, and no row is appended.
 
 - trl: TRL's trainer with its defaults, batch 4 with 4 accumulated, as in the example scripts.
 - padded: Tunesmith with the attention that the model had, batches padded. eager: Tunesmith without compiling.
@@ -27,7 +31,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from record import append, conditions, rows_of
+from record import RESULTS_PATH, append, conditions, rows_of
 
 # hidden, feed-forward, layers, heads, key heads, vocabulary, tied embeddings.
 SIZES = {
@@ -40,6 +44,8 @@ WAYS = ("trl", "padded", "eager", "tunesmith")
 ROWS_A_STEP = 16
 NUM_WARM = 3
 NUM_WORDS = 1000
+# Of GRPO: answers to a prompt, and the tokens of each (random weights end none before).
+GROUP, ANSWER = 8, 256
 
 
 def write_model(folder: Path, size: str) -> Path:
@@ -74,6 +80,8 @@ def write_rows(path: Path, method: str, number: int, scale: float) -> Path:
         for _ in range(number):
             size = min(1023.0, draw.lognormvariate(5.99, 0.6))
             row = {"text": text(size)}
+            if method == "grpo":
+                row = {"prompt": text(min(size, 256))}
             if method == "dpo":
                 row = {"prompt": text(size * 0.5), "chosen": text(size * 0.35), "rejected": text(size * 0.35)}
             file.write(json.dumps(row) + "\n")
@@ -114,8 +122,13 @@ def measured(times: list[float], tokens: list[float], first: int) -> dict[str, A
     }
 
 
+def words_that_differ(completions: list[str], **_: Any) -> list[float]:
+    """A reward that differs from answer to answer."""
+    return [len(set(each.split())) / 100 for each in completions]
+
+
 def run_trl(
-    method: str, tuning: str, folder: Path, rows: Path, device: str, num_steps: int
+    method: str, tuning: str, folder: Path, rows: Path, device: str, num_steps: int, answer: int
 ) -> dict[str, Any]:
     """TRL alone."""
     import torch
@@ -130,20 +143,22 @@ def run_trl(
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             times.append(sync(device))
 
-    name = {"sft": "SFT", "dpo": "DPO"}[method]
+    name = {"sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}[method]
+    own = (
+        {"num_generations": GROUP, "max_completion_length": answer}
+        if method == "grpo"
+        else {"max_length": 1024}
+    )
     arguments = getattr(trl, f"{name}Config")(
         output_dir=tempfile.mkdtemp(), max_steps=num_steps, per_device_train_batch_size=4,
         gradient_accumulation_steps=ROWS_A_STEP // 4, logging_steps=1, report_to="none", save_strategy="no",
-        max_length=1024, disable_tqdm=True, seed=42, learning_rate=1e-5,
+        disable_tqdm=True, seed=42, learning_rate=1e-5, **own,
         **({"use_cpu": True, "bf16": False} if device == "cpu" else {}),
     )  # fmt: skip
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    # A reference that TRL would load from the model's folder, which has no weights here.
-    parts = (
-        {"ref_model": fresh_model(folder, torch.float32, device)}
-        if (method, tuning) == ("dpo", "full")
-        else {}
-    )
+    parts: dict[str, Any] = {"reward_funcs": words_that_differ} if method == "grpo" else {}
+    if (method, tuning) == ("dpo", "full"):  # TRL would load it from the model's folder, which has no weights
+        parts["ref_model"] = fresh_model(folder, torch.float32, device)
     trainer = getattr(trl, f"{name}Trainer")(
         model=fresh_model(folder, torch.float32, device), args=arguments,
         train_dataset=load_dataset("json", data_files=str(rows), split="train"),
@@ -156,9 +171,19 @@ def run_trl(
 
 
 def run_tunesmith(
-    method: str, tuning: str, folder: Path, rows: Path, device: str, num_steps: int, way: str
+    method: str,
+    tuning: str,
+    folder: Path,
+    rows: Path,
+    device: str,
+    num_steps: int,
+    answer: int,
+    way: str,
+    profiled: Path | None,
 ) -> dict[str, Any]:
     """`tunesmith train`, its steps timed from outside."""
+    import torch
+
     from tunesmith.config.loading import load_config
     from tunesmith.runs.folder import RunFolder
     from tunesmith.train import compiled
@@ -174,6 +199,9 @@ def run_tunesmith(
         "seed": 42, "learning_rate": 1e-5, "device": device, "save_steps": 10_000, "allow": "D203,D208",
     }  # fmt: skip
     own = ["trl.model_init_kwargs={attn_implementation: sdpa}"] if way == "padded" else []
+    if method == "grpo":
+        flags |= {"num_generations": GROUP, "max_completion_length": answer,
+                  "rewards": f"{__file__}:words_that_differ"}  # fmt: skip
     if method == "dpo":  # so that a step's time holds its reference passes
         own.append("trl.precompute_ref_log_probs=false")
     config = load_config(flags=flags, assignments=["trl.report_to=none", *own], environ={}).config
@@ -183,12 +211,17 @@ def run_tunesmith(
     # Here the pace decides nothing: a row says what compiling costs and gives.
     compiled.COST_S = 0.0
     times: list[float] = []
+    profiler = torch.profiler.profile()
 
     def listen(event: Any) -> None:
         if isinstance(event, Progress) and event.step > len(times):
             times.append(sync(device))
-
-    import torch
+            if profiled and event.step == config.max_steps - 4:
+                profiler.start()
+            if profiled and event.step == config.max_steps - 1:
+                profiler.stop()
+                by = "device_time_total" if device == "cuda" else "cpu_time_total"
+                profiled.write_text(profiler.key_averages().table(sort_by=by, row_limit=60))
 
     dtype = torch.float32 if tuning == "full" or device == "cpu" else torch.bfloat16
     run = RunFolder.create(Path(tempfile.mkdtemp()) / "run", setup.record())
@@ -206,23 +239,23 @@ def run_tunesmith(
                     "checkpointing": choice.gradient_checkpointing, "compiled": may_compile}  # fmt: skip
 
 
-def run(shape: str, way: str, device: str, toy: bool) -> dict[str, Any]:
+def run(shape: str, way: str, device: str, toy: bool, profiled: Path | None) -> dict[str, Any]:
     """One row."""
     import torch
 
     *methods, size, tuning = shape.split("-")
     method = methods[0] if methods else "sft"
     where = Path(tempfile.mkdtemp())
-    num_steps = 8 if toy else 14
+    num_steps, answer = (8, 4) if toy else (8, ANSWER) if method == "grpo" else (14, ANSWER)
     folder = write_model(where / "model", "toy" if toy else size)
     rows = write_rows(where / "rows.jsonl", method, ROWS_A_STEP * 32, 0.05 if toy else 1.0)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with contextlib.redirect_stdout(None):
         if way == "trl":
-            found = run_trl(method, tuning, folder, rows, device, num_steps)
+            found = run_trl(method, tuning, folder, rows, device, num_steps, answer)
         else:
-            found = run_tunesmith(method, tuning, folder, rows, device, num_steps, way)
+            found = run_tunesmith(method, tuning, folder, rows, device, num_steps, answer, way, profiled)
     if device == "cuda":
         found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
     return found
@@ -233,6 +266,7 @@ def main() -> None:
     parser.add_argument("--shapes", default="0.5b-lora,1.5b-lora,0.5b-full,dpo-0.5b-full,7b-lora")
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--budget-s", type=float, default=500)
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
     import torch
@@ -247,13 +281,18 @@ def main() -> None:
                 continue
             started = time.monotonic()
             try:
-                found = run(shape, way, device, options.toy)
+                table = RESULTS_PATH / f"speed_profile_{shape}_{way}.txt" if options.profile else None
+                found = run(shape, way, device, options.toy, table)
             except Exception as error:  # one way that fails leaves the others to be measured
                 traceback.print_exc()
                 found = {"failed": f"{type(error).__name__}: {error}"[:300]}
             took = round(time.monotonic() - started, 1)
             key = {"shape": shape, "way": way, "device": name, "toy": options.toy}
-            append("speed", key | found | {"took_s": took} | conditions())
+            row = key | found | {"took_s": took} | conditions()
+            if options.profile:
+                print(row)
+            else:
+                append("speed", row)
             gc.collect()
             if device == "cuda":
                 torch.cuda.empty_cache()
