@@ -1,5 +1,6 @@
 """What is chosen by the machine's abilities: number format, micro-batch, checkpointing."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import ConfigError
 from tunesmith.plan.choice import GIB, MEMORY_SHARE, choose, choose_precision, memory_gib, micro_batches
-from tunesmith.plan.facts import MachineFacts, ModelFacts
+from tunesmith.plan.facts import Load, MachineFacts, ModelFacts
 
 SMALL = ModelFacts(135_000_000, 5_000_000, 30, 576, 1536, 49_152)
 LARGE = ModelFacts(8_000_000_000, 42_000_000, 32, 4096, 14_336, 128_256)
@@ -230,3 +231,37 @@ def test_the_estimate_of_activations_is_what_torch_keeps_or_little_more(
     facts = ModelFacts(0, 0, 2, 256, inner, 0)
     estimated = memory_gib(facts, precision, "lora", 128, False) * GIB
     assert 0.99 < estimated / (measured[3] - measured[1]) < most
+
+
+GPU = dataclasses.replace(machine(), has_varlen=True, has_compiler=True)
+OWN_ATTENTION = {"model_init_kwargs": {"attn_implementation": "eager"}}
+
+
+@pytest.mark.parametrize(
+    ("where", "settings", "load", "attention", "may_compile"),
+    [
+        (GPU, {}, Load(), "varlen", True),
+        (GPU, {"precision": "fp16"}, Load(), "varlen", True),
+        # The kernel has no fp32; an old card, or an old torch, hasn't the kernel.
+        (GPU, {"precision": "fp32"}, Load(), "blocks", False),
+        (machine(), {}, Load(), "blocks", False),
+        (dataclasses.replace(GPU, has_compiler=False), {}, Load(), "varlen", False),
+        # Answers are sampled a token at a time, and what TRL does with whole logits needs its own rows.
+        (GPU, {}, Load(num_sampled=64), "varlen", False),
+        (GPU, {}, Load(whole_logits=True), "padded", False),
+        (machine("cpu"), {}, Load(), "blocks", False),
+        (machine("mps"), {}, Load(), "padded", False),
+        # What a user asks for is done.
+        (GPU, {"trl": {"packing": True}}, Load(), "padded", False),
+        (GPU, {"trl": {"padding_free": True}}, Load(), "padded", False),
+        (GPU, {"trl": OWN_ATTENTION}, Load(), "padded", False),
+        (GPU, {"trl": {"torch_compile": True}}, Load(), "varlen", False),
+    ],
+)
+def test_rows_reach_the_model_without_padding_where_the_machine_and_the_loss_allow_it(
+    where, settings, load, attention, may_compile
+):
+    choice = choose(config_for(**settings), where, SMALL, 1024, load)
+    assert (choice.attention, choice.may_compile) == (attention, may_compile)
+    words = {"varlen": "varlen", "blocks": "block mask", "padded": "rows"}
+    assert words[attention] in choice.reasons[-1]
