@@ -145,6 +145,12 @@ def longer(n: int, shape: Format = pair_text) -> list[dict]:
     return [shape.make(2 * i + 1) for i in range(n)]
 
 
+def swapped(n: int) -> list[dict]:
+    """Pairs whose chosen and rejected answers were confused: the good ones are longer."""
+    rows = longer(n)
+    return [{**row, "chosen": row["rejected"][:20], "rejected": row["chosen"]} for row in rows]
+
+
 BIASED = [
     Case("the longer answer always wins", "dpo", longer(24), (("D103", None, None),)),
     Case(
@@ -154,6 +160,8 @@ BIASED = [
         (("D103", None, None),),
         save=parquet,
     ),
+    Case("the longer answer wins in the few pairs that there are", "dpo", longer(8), (("D103", None, None),)),
+    Case("the shorter answer always wins", "dpo", swapped(8), (("D103", None, None),)),
     Case("the longer message always wins", "dpo", longer(24, pair_chat), (("D103", None, None),)),
     Case("the longer transcript always wins", "dpo", longer(24, pair_hh), (("D103", None, None),)),
     Case("the longer ranked message always wins", "dpo", longer(24, ranking), (("D103", None, None),)),

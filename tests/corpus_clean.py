@@ -279,6 +279,8 @@ METHODS = [
     clean("pairs with their prompt in them, saved", pair_implicit, save=saved),
     changed("different prompts with the same answers", pair_implicit, lambda i, row: {
         side: _asked(i) + _answered(words) for side, words in (("chosen", "Yes."), ("rejected", "No!!"))}),
+    Case("the longer answer wins in most of few pairs", "dpo",
+         [pair_text.make(2 * i + (i % 4 > 0)) for i in range(12)]),
     clean("transcripts", pair_hh),
     clean("transcripts for a reward model", pair_hh.as_method("reward"), save=json_array),
     clean("better and worse", better_worse),

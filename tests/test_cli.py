@@ -94,6 +94,12 @@ def test_help_of_a_verb_shows_its_long_options_whole(name: str, monkeypatch: pyt
     assert "…" not in shown.out
 
 
+def test_the_list_of_verbs_is_whole_in_80_columns(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = child("--help").out
+    assert all(meaning in shown for meaning in VERBS.values())
+
+
 def test_version_is_one_line():
     import tunesmith as package
 
@@ -250,8 +256,7 @@ def test_runs_lists_and_removes_only_when_told_so():
     path = run_folder("a")
     listed = tunesmith("runs")
     assert listed.code == 0
-    assert "runs/a" in listed.out
-    assert "1.2500" in listed.out
+    assert listed.out.splitlines()[1].split()[:4] == ["a", "done", "4/4", "1.2500"]
     assert [row["run"] for row in tunesmith("runs", "--json").document["runs"]] == ["runs/a"]
     unasked = tunesmith("runs", "rm", "a")
     assert unasked.code == 2
@@ -259,6 +264,41 @@ def test_runs_lists_and_removes_only_when_told_so():
     assert path.is_dir()
     assert tunesmith("runs", "rm", "a", "--yes").code == 0
     assert not path.exists()
+
+
+MODEL = "/root/.cache/tunesmith/SmolLM2-135M-Instruct"
+
+
+@pytest.mark.parametrize(("width", "shows_model"), [(80, False), (120, True)])
+def test_the_list_of_runs_is_one_line_a_run(width: int, shows_model: bool, monkeypatch: pytest.MonkeyPatch):
+    from tunesmith.runs.folder import RunFolder, new_run_path
+
+    made = {"config": {"model": MODEL}, "num_steps": 100, "created_at": "2026-11-24T13:21:05+00:00"}
+    path = new_run_path("dpo", MODEL)
+    RunFolder.create(path, made).update(status="stopped", step=13, metrics={"train_loss": -0.00001})
+    monkeypatch.setenv("COLUMNS", str(width))
+    header, *lines = tunesmith("runs").out.splitlines()
+    assert [line.split() for line in lines] == [
+        [path.name, "stopped", "13/100", "0.0000", "11-24", "13:21", *["SmolLM2-135M-Instruct"] * shows_model]
+    ]
+    assert ("model" in header) == shows_model
+    assert tunesmith("runs", "--json").document["runs"][0]["model"] == MODEL
+
+
+def test_a_name_too_long_for_the_line_is_broken_and_nothing_else(monkeypatch: pytest.MonkeyPatch):
+    run_folder("a name " * 12)
+    monkeypatch.setenv("COLUMNS", "80")
+    _, first, *more = tunesmith("runs").out.splitlines()
+    assert first.startswith("a name a name")
+    assert first.split()[-5:-2] == ["done", "4/4", "1.2500"]
+    assert all(set(line.split()) <= {"a", "name"} for line in more)
+
+
+def test_an_action_on_runs_that_there_is_not_names_those_there_are():
+    for arguments in (["mv"], ["rm"]):
+        refused = tunesmith("runs", *arguments)
+        assert refused.code == 2
+        assert "next: tunesmith runs, or tunesmith runs rm RUN" in refused.err
 
 
 def test_a_running_run_is_neither_removed_nor_resumed():

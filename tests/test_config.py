@@ -7,7 +7,7 @@ import pytest
 from tunesmith.config.defaults import field_defaults
 from tunesmith.config.layers import parse_scalar
 from tunesmith.config.loading import OWNED_TRL_KEYS, load_config
-from tunesmith.config.methods import METHODS, TRAINERS_OF
+from tunesmith.config.methods import METHODS, TRAINERS_OF, TRL_SETTINGS
 from tunesmith.config.run_config import RunConfig
 from tunesmith.config.template import run_yaml_template
 from tunesmith.errors import ConfigError
@@ -159,6 +159,7 @@ def test_a_file_that_is_no_run_yaml_is_named_with_its_line(text, says, line, tmp
     assert says in error.message
     assert str(tmp_path / "run.yaml") in error.where
     assert error.where.endswith(line)
+    assert error.fix
 
 
 def test_a_missing_file_and_a_folder_are_sentences(tmp_path):
@@ -192,6 +193,79 @@ def test_what_init_writes_loads_back_with_every_line_uncommented(method, tmp_pat
     names = tuple(f"# {name}:" for name in RunConfig.model_fields)
     active = "\n".join(line.removeprefix("# ") if line.startswith(names) else line for line in lines)
     assert load(tmp_path, active).config == load(tmp_path, "\n".join(lines)).config
+
+
+def trl_table(method, folder):
+    """The `trl:` table that init writes, with every line of it that has a value uncommented."""
+    text = run_yaml_template(method, "run.yaml")
+    table = text[text.index("# trl:") :].replace("# trl:", "trl:").replace("\n#   ", "\n    ")
+    loaded = load(folder, f"method: {method}\nmodel: m\ndataset: d\n{table}")
+    return {name: value for name, value in loaded.config.trl.items() if value is not None}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_trl_table_of_init_holds_the_defaults_in_force(method, tmp_path):
+    from dataclasses import MISSING, fields
+
+    from test_examples import config_class_of
+
+    trainer, table = METHODS[method].trainer, trl_table(method, tmp_path)
+    of_trl = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(config_class_of(trainer))
+    }
+    own = {name: each.value for name, each in METHODS[method].trl.items()}
+    text = run_yaml_template(method, "run.yaml")
+    for name in (*TRL_SETTINGS[trainer], *own, "weight_decay", "max_grad_norm"):
+        assert f"\n#   {name}: " in text
+        assert table.get(name) == own.get(name, of_trl[name])
+    assert "documentation" not in text
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_init_writes_down_every_trl_setting_that_the_page_of_the_method_calls_important(method):
+    from test_method_docs import PAGES, first_cells, section
+
+    named = first_cells(section(PAGES[METHODS[method].trainer], "Five settings that matter"))
+    text = run_yaml_template(method, "run.yaml")
+    for name in named:
+        key = name.removeprefix("trl.")
+        assert (f"\n#   {key}: " if key != name else f"\n# {key}: ") in text
+
+
+def test_init_works_where_trl_is_not_installed(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    text = run_yaml_template("dpo", "run.yaml")
+    assert "#   beta:  " in text
+    assert "its default stands in TRL's documentation" in text
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_refusal_names_the_init_of_its_own_method(method, tmp_path):
+    command = f"tunesmith init {method}"
+    flags = NEEDED | {"method": method}
+    assert refusal(flags=flags | {"max_steps": "0"}).fix == f"{command} explains every key"
+    assert refusal(flags=flags, sets=["qqqq=1"]).fix == f"{command} lists every key"
+    in_file = refusal(tmp_path, f"method: {method}\nmodel: m\ndataset: d\nseed: x\n")
+    assert in_file.fix == f"{command} explains every key"
+    with pytest.raises(ConfigError) as missing:
+        load_config(run_yaml=tmp_path / "none.yaml", flags={"method": method}, environ={})
+    assert missing.value.fix.startswith(f"{command} --out ")
+
+
+def test_every_refusal_says_what_to_do_next(tmp_path):
+    for error in (
+        refusal(tmp_path, "model: a: b\n"),
+        refusal(tmp_path, "model: m\nmodel: n\n"),
+        refusal(tmp_path, "\tmodel: m\n"),
+        refusal(tmp_path, "just words\n"),
+        refusal(tmp_path, b"model: \xff\xfe\n"),
+        refusal(flags=NEEDED, sets=["seed"]),
+        refusal(flags=NEEDED, sets=["seed=1", "seed=2"]),
+        refusal(flags=NEEDED | {"seed": "1"}, sets=["seed=2"]),
+        refusal(flags=NEEDED, sets=["trl=5"]),
+    ):
+        assert error.fix, error.message
 
 
 # What is refused
@@ -310,6 +384,7 @@ def test_the_method_on_the_line_must_agree_with_the_file(tmp_path):
     assert "sft" in error.message
     assert "dpo" in error.message
     assert error.where == f"{tmp_path / 'run.yaml'}:1"
+    assert error.fix == f"tunesmith train dpo {tmp_path / 'run.yaml'}, or write method: sft there"
     assert "no method 'dqo'" in refusal(tmp_path, text, flags={"method": "dqo"}).message
     assert load(tmp_path, text.replace("dpo", "sft"), flags={"method": "sft"}).config.method == "sft"
 

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from tunesmith.data.checks import duplicates, signatures
-from tunesmith.data.checks.duplicates import duplicate_findings, leakage_findings
+from tunesmith.data.checks.duplicates import Copies, copies_across, duplicate_findings, leakage_findings
 from tunesmith.data.checks.signatures import Signatures, concatenate, sign
 
 SYLLABLES = ["ka", "lo", "mi", "ter", "sen", "ru", "pa", "vi", "no", "de", "gra", "stu", "bel", "an", "thi"]
@@ -240,6 +240,23 @@ def test_evaluation_rows_in_the_training_data_are_leaks():
     assert leaks[1].message.endswith(" % the same as row 250 of the training data")
     assert list(leakage_findings(signed([]), signed(evaluation))) == []
     assert list(leakage_findings(signed(train), signed([]))) == []
+
+
+def test_rows_of_an_earlier_data_set_are_counted_once_whatever_the_parts():
+    first = [signed(["a b", "c d"]), signed(["e f", ""], first_row=2)]
+    second = [signed(["E f", "", "g h", "e f"]), signed(["c d", "g h"], first_row=4)]
+    assert copies_across([first, second]) == Copies(2, 1, 0, 0, 2)
+    assert copies_across([first, [], second]) == Copies(2, 2, 0, 0, 2)
+    assert copies_across([second, [signed(["i j"])]]) is None
+    assert copies_across([first]) is copies_across([]) is copies_across([[], []]) is None
+
+
+def test_near_duplicates_can_be_left_out_and_exact_ones_stay():
+    made = random.Random(8)
+    rows = [text(made, 80) for _ in range(20)]
+    rows += [edited(made, rows[3], 1), rows[5]]
+    assert [each.code for each in duplicate_findings(signed(rows))] == ["D302", "D301"]
+    assert [each.code for each in duplicate_findings(signed(rows), near=False)] == ["D301"]
 
 
 def mixed_rows():

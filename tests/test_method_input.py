@@ -87,8 +87,8 @@ def test_one_label_only_is_refused_for_kto(tiny_model: Path):
 @pytest.mark.parametrize(
     ("options", "where"),
     [
-        (("--global-batch-size", "1"), "where: global_batch_size"),
-        (("--set", "trl.per_device_train_batch_size=1"), "where: trl.per_device_train_batch_size"),
+        (("--global-batch-size", "1"), "where: flag --global-batch-size"),
+        (("--set", "trl.per_device_train_batch_size=1"), "where: flag --set trl.per_device_train_batch_size"),
     ],
 )
 def test_kto_needs_two_rows_at_a_time(tiny_model: Path, options: tuple[str, ...], where: str):
@@ -140,6 +140,30 @@ def test_a_run_without_a_reward_is_refused(tiny_model: Path, method: str):
 )
 def test_a_reward_that_is_not_there_is_refused_with_what_is(tiny_model: Path, reward: str, said: str):
     refused(train("grpo", tiny_model, "--rewards", reward), said)
+
+
+def test_a_reward_without_its_column_is_refused_with_a_map_that_works(tiny_model: Path):
+    rows = [json.loads(line) for line in Path("prompts.jsonl").read_text().splitlines()]
+    write_jsonl(Path("renamed.jsonl"), [{"prompt": row["prompt"], "result": row["answer"]} for row in rows])
+    options = ("--dataset", "renamed.jsonl", "--rewards", "exact_answer")
+    refused(
+        train("grpo", tiny_model, *options),
+        "reward exact_answer: finds no column with reference answers (columns of the data: result) [D501]",
+        "name it: --map reference=COLUMN",
+    )
+    ran = train("grpo", tiny_model, *options, "--map", "reference=result", "--dry-run", "--json")
+    assert ran.code == 0, ran.err
+    [tried] = ran.document["data"]["reward_trials"]
+    assert (tried["reference_column"], tried["maximum"]) == ("result", 1)
+    assert tried["mean_by_completion"]["an empty completion"] == 0
+    asked = train("grpo", tiny_model, "--dataset", "renamed.jsonl", "--rewards", "reasoning_gym")
+    refused(asked, "judges only rows that reasoning-gym made", "use dataset: reasoning_gym:TASK", code="D501")
+
+
+def test_a_reward_that_raises_is_refused_with_the_line_of_its_file(tiny_model: Path):
+    Path("raises.py").write_text("def raises(completions, **kwargs):\n    return [{}['colour']]\n")
+    ran = train("grpo", tiny_model, "--rewards", "raises.py:raises")
+    refused(ran, "reward raises: raises KeyError: 'colour' (raises.py:2) on every completion", code="D501")
 
 
 def test_distillation_without_a_teacher_is_refused(tiny_model: Path):

@@ -57,6 +57,21 @@ def test_an_entry_that_stands_twice_is_taken_twice_and_two_slices_once_each(tmp_
     assert sorted(rows_of(prepare(halves).train)) == [f"m0 {i}" for i in range(6)]
 
 
+def test_rows_that_two_datasets_of_a_mixture_have_in_common_are_noted_once_each(tmp_path):
+    first, second, third = (tmp_path / f"{name}.jsonl" for name in ("first", "second", "third"))
+    write_jsonl(first, texts(5, "a lone"))
+    write_jsonl(second, [*texts(2, "other"), {"text": "A  lone 3"}, {"text": "a lone 3"}])
+    write_jsonl(third, [{"text": "other 1"}, *texts(1, "a lone")])
+    entries = tuple(DatasetSource(path=str(path)) for path in (first, second, third))
+    within, across = prepare(entries).report.notes
+    assert within == "D301 exact duplicates: row 3 is the same as row 2"
+    said = f"D301 exact duplicates: row 2 of {second} is the same as row 3 of {first}, and 2 more"
+    assert across == said
+    assert len(prepare(entries[:1]).report.notes) == 0
+    [twice] = prepare((entries[0], entries[0])).report.notes
+    assert f"row 0 of {first}#1 is the same as row 0 of {first}#0, and 4 more" in twice
+
+
 def test_the_seed_decides_the_order_of_a_mixture(tmp_path):
     entries = mixture(tmp_path, [20, 20])
     orders = [rows_of(prepare(entries, seed=seed).train) for seed in (1, 1, 2)]

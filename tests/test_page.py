@@ -230,6 +230,10 @@ def test_commands_suit_what_was_found():
     cut = words(page(document(counts={"D205": 5}, findings=[finding("D205", 3)], allowed=["D003"])))
     assert "--method sft --allow D003 --model org/model --max-length 2001" in cut
     assert "--fix" not in cut  # that a row is cut is nothing that a copy mends
+    judged = [{**finding("D106", 4, "reward my.py:f", "can't read it"), "fix": "let the reward read it"}]
+    of_reward = words(page(document(counts={"D106": 1}, findings=judged)))
+    assert "--fix" not in of_reward  # nor what a reward did
+    assert "let the reward read it" in of_reward
     fit = words(page(document(fit=True, counts={}, findings=[], method="dpo")))
     assert "tunesmith train dpo --model org/model --dataset 'my chats.jsonl' --max-length 1024" in fit
 

@@ -173,8 +173,10 @@ def test_a_missing_package_is_said(monkeypatch):
     with pytest.raises(MissingPackageError) as caught:
         open_rows(DatasetSource(path="reasoning_gym:gcd"))
     assert caught.value.fix == "pip install 'tunesmith[reasoning-gym]'"
-    with pytest.raises(MissingPackageError):
+    assert caught.value.where == "reasoning_gym:gcd"
+    with pytest.raises(MissingPackageError) as caught:
         score(["4"], made[:1])
+    assert caught.value.where == "entry 0 of chain_sum"
 
 
 # The reward.
@@ -249,7 +251,7 @@ def test_an_answer_that_takes_forever_scores_nothing(monkeypatch):
 def test_a_scorer_that_fails_on_the_right_answer_is_an_error(monkeypatch):
     made = rows("gcd,size=1")
     failed = {"built": True, "raised": "ImportError: no solver"}
-    monkeypatch.setattr(reasoning_gym, "_ask", lambda request: failed)
+    monkeypatch.setattr(reasoning_gym, "_ask", lambda *asked: failed)
     with pytest.raises(DataError, match=r"fails on the right answer too: ImportError: no solver"):
         score(["7"], made)
 
@@ -273,6 +275,13 @@ def test_validate_finds_a_task_fit_for_grpo_and_sft():
         ran = tunesmith("validate", "reasoning_gym:chain_sum", "--method", method, "--json")
         assert (ran.code, ran.document["fit"], ran.document["num_rows"]) == (0, True, 1000)
         assert ran.document["format"] == "question-answer"
+
+
+def test_questions_of_one_template_are_no_near_duplicates_and_copies_are_found():
+    ran = tunesmith("validate", "reasoning_gym:chain_sum", "--method", "grpo", "--json")
+    assert ran.document["counts"] == {}
+    few = "reasoning_gym:chain_sum,size=300,max_terms=2,max_digits=1"
+    assert set(tunesmith("validate", few, "--method", "sft", "--json").document["counts"]) == {"D301"}
 
 
 def test_validate_finds_evaluation_rows_of_a_seed_nearby():

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import functools
+import inspect
 import json
 import math
 import random
@@ -12,6 +13,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +21,10 @@ import pytest
 from tunesmith.data.checks import reward_calls
 from tunesmith.data.checks.rewards import check_reward
 from tunesmith.errors import ConfigError
-from tunesmith.rewards.loading import load_reward
+from tunesmith.rewards.loading import load_reward, raised_at
 
 NUM_ROWS = 12
+HERE = Path(__file__).name
 TEXT_ROWS = [
     {"prompt": f"What is {n} + {n}?", "answer": str(2 * n), "level": n} for n in range(10, 10 + NUM_ROWS)
 ]
@@ -144,8 +147,13 @@ def test_the_report_says_what_known_completions_got():
     assert report.mean_by_completion["an empty completion"] == 0
     assert (report.minimum, report.maximum, report.num_completions) == (0, 1, 8 * NUM_ROWS)
     assert report.reference_column == "answer"
-    assert "the reference answer 1" in report.said()
-    assert "\n" not in report.said()
+    assert report.said() == "0.625 on average, 0 to 1, over 96 sample answers"
+
+
+def test_the_report_names_a_wrong_answer_that_is_worth_as_much_as_the_right_one():
+    report, _ = check(by_length)
+    assert report.said().endswith("; an empty completion gets 0, the reference answer at best -0.02")
+    assert "gets" not in check(accuracy)[0].said()
 
 
 def test_at_most_64_rows_are_used_from_the_whole_data():
@@ -183,14 +191,17 @@ def test_one_that_always_raises_is_one_finding():
     report, finding = only(broken)
     assert report is None
     assert (finding.code, finding.row) == ("D501", None)
-    assert finding.message == "raises KeyError: 'colour\\nand more' on every completion"
+    line = inspect.getsourcelines(broken)[1] + 1
+    assert finding.message.startswith("raises KeyError: 'colour\\nand more' (")
+    assert finding.message.endswith(f"{HERE}:{line}) on every completion")
+    assert finding.fix == "mend that line; what it can't judge may get 0 or None"
 
 
 def test_one_that_exits_is_reported_and_does_not_end_the_program():
     def leave(completions, **kwargs):
         sys.exit("no GPU here")
 
-    assert only(leave)[1].message == "raises SystemExit: no GPU here on every completion"
+    assert only(leave)[1].message.startswith("raises SystemExit: no GPU here (")
 
 
 def test_the_row_on_which_it_raises_is_named():
@@ -209,10 +220,34 @@ def test_one_that_raises_on_a_kind_of_completion_is_one_finding():
 
     _, finding = only(first_word)
     assert (finding.code, finding.row) == ("D501", None)
-    assert (
-        finding.message
-        == "raises IndexError: list index out of range for an empty completion, whatever the row"
+    line = inspect.getsourcelines(first_word)[1] + 1
+    assert finding.message.startswith("raises IndexError: list index out of range (")
+    assert finding.message.endswith(f"{HERE}:{line}) for an empty completion, whatever the row")
+
+
+def test_one_that_raises_the_same_on_several_kinds_of_completion_is_one_finding():
+    def reads(completions, **kwargs):
+        return [float(bool(json.loads(content(each)))) for each in completions]
+
+    _, finding = only(reads)
+    assert "for the reference answer in a sentence and 6 more kinds of completions" in finding.message
+
+
+def test_the_line_that_is_named_is_the_rewards_own_however_it_is_called(folder, monkeypatch):
+    (folder / "asleep.py").write_text(
+        "import re\nfrom sleepy import judge\n\n\ndef now(completions, **kwargs):\n"
+        "    return [judge(each) for each in completions]\n\n\nasync def later(completions, **kwargs):\n"
+        "    return now(completions)\n\n\ndef library(completions, **kwargs):\n    return re.compile('(')\n"
     )
+    (folder / "sleepy.py").write_text("def judge(text):\n    raise ValueError('the judge\\nfell asleep')\n")
+    asleep = "ValueError: the judge (asleep.py:6)"
+    named = {"now": asleep, "later": asleep, "library": "(asleep.py:14)"}
+    for name, said in named.items():
+        _, finding = only(load_reward(f"asleep.py:{name}"))
+        assert said in finding.message
+    monkeypatch.chdir(folder / "pack")
+    assert f"({folder}/asleep.py:6)" in only(load_reward("../asleep.py:now"))[1].message
+    assert raised_at(KeyError("x")) == "KeyError: 'x'"
 
 
 def test_one_that_raises_only_on_batches_is_a_finding():
@@ -252,12 +287,12 @@ def test_a_signature_that_trl_can_not_call_is_a_finding():
 
 
 WRONG_SHAPES = {
-    "too few": (lambda completions, **kw: [1.0], "returns 1 rewards for 12 completions"),
-    "a number": (lambda completions, **kw: 0.5, "returns '0.5' for 12 completions, not a list of 12 numbers"),
-    "a text": (lambda completions, **kw: "good", "returns \"'good'\" for 12 completions"),
-    "a dict": (lambda completions, **kw: dict.fromkeys(range(12), 1.0), "returns '{0: 1.0, 1: 1.0"),
-    "nothing": (lambda completions, **kw: None, "returns 'None' for 12 completions"),
-    "texts": (lambda completions, **kw: ["1"] * len(completions), "among the rewards, which is not a number"),
+    "too few": (lambda completions, **kw: [1.0], "returns 1 reward for 12 completions"),
+    "a number": (lambda completions, **kw: 0.5, "returns 0.5 for 12 completions, not a list of 12 numbers"),
+    "a text": (lambda completions, **kw: "good", "returns 'good' for 12 completions"),
+    "a dict": (lambda completions, **kw: dict.fromkeys(range(12), 1.0), "returns {0: 1.0, 1: 1.0"),
+    "nothing": (lambda completions, **kw: None, "returns None for 12 completions, not a list"),
+    "texts": (lambda completions, **kw: ["1"] * len(completions), "returns '1' among the rewards, which is"),
     "lists": (lambda completions, **kw: [[1.0]] * len(completions), "among the rewards, which is not a"),
     "a table": (lambda completions, **kw: np.zeros((len(completions), 1)), "which is not a number"),
     "a scalar": (lambda completions, **kw: np.float32(1), "not a list of 12 numbers"),
@@ -281,8 +316,23 @@ def test_a_reward_that_is_not_finite_is_a_finding(odd):
 
     report, finding = only(divides)
     assert (finding.code, finding.row) == ("D503", 5)
-    assert "(8 of 96 sample completions)" in finding.message
+    assert finding.message.endswith(" for the reference answer (8 of its 8 sample completions)")
+    assert report.num_endless == 8
     json.dumps(report.as_dict(), allow_nan=False)
+
+
+def test_rewards_that_are_not_finite_are_counted_by_row_or_by_kind_of_completion():
+    def of_rows(completions, level, **kwargs):
+        return [math.nan if n in (12, 15) else 1.0 for n in level]
+
+    def of_empty(completions, **kwargs):
+        return [1.0 if content(each) else math.nan for each in completions]
+
+    assert [(each.code, each.row) for each in check(of_rows)[1]] == [("D503", 2), ("D503", 5)]
+    _, finding = only(of_empty)
+    assert (finding.code, finding.row) == ("D503", None)
+    said = "gives nan for an empty completion, whatever the row (12 of 96 sample completions)"
+    assert finding.message == said
 
 
 def test_none_for_everything_is_one_finding():
@@ -300,8 +350,9 @@ def test_none_for_some_is_counted():
         ]
 
     report, finding = only(shy)
-    assert (finding.code, finding.row) == ("D502", 0)
-    assert finding.message == "gives None for an empty completion (12 of 96 sample completions)"
+    assert (finding.code, finding.row) == ("D502", None)
+    said = "gives None for an empty completion, whatever the row (12 of 96 sample completions)"
+    assert finding.message == said
     assert report.num_none == 12
 
 
@@ -443,6 +494,7 @@ def test_a_reference_for_which_it_gives_none_is_a_finding_of_its_row():
     _, finding = only(skips, rows)
     assert (finding.code, finding.row) == ("D106", 7)
     assert finding.message.endswith("it gets None")
+    assert finding.fix == "mend the answer, or let the reward read it"
 
 
 def test_a_reference_on_which_it_raises_is_a_finding_of_its_row():
@@ -455,7 +507,7 @@ def test_a_reference_on_which_it_raises_is_a_finding_of_its_row():
     _, finding = only(spells, rows)
     assert (finding.code, finding.row) == ("D106", 7)
     assert finding.message.startswith("raises ValueError: invalid literal for int()")
-    assert finding.message.endswith("for the reference answer, 'thirty-four'")
+    assert finding.message.endswith(" for the reference answer, 'thirty-four'")
 
 
 def test_a_row_on_which_it_raises_for_other_completions_too_is_no_matter_of_the_reference():
@@ -500,6 +552,28 @@ def test_the_column_of_the_references_can_be_given():
     report, finding = only(against_truth, rows, reference="truth")
     assert (finding.code, finding.row) == ("D106", 3)
     assert report.mean_by_completion["the reference answer"] == 1
+
+
+def test_the_column_that_a_reward_was_made_with_goes_before_the_one_of_the_data():
+    rows = [{**row, "total": f"{row['answer']} in all"} for row in TEXT_ROWS]
+
+    def against_total(completions, **kwargs):
+        return accuracy(completions, kwargs["total"])
+
+    against_total.reference_column = "total"
+    report, findings = check(against_total, rows, reference="answer")
+    assert findings == []
+    assert report.reference_column == "total"
+
+
+def test_a_reward_that_can_not_be_called_is_not_said_to_be_fast():
+    def single(completions, level, **kwargs):
+        if len(completions) > 1 or level == [13]:
+            raise ValueError("one at a time")
+        return [float(len(content(completions[0])))]
+
+    report, _ = check(single)
+    assert report.calls_per_s is None
 
 
 def test_numbers_and_lists_are_references_too():
@@ -596,7 +670,7 @@ UNLOADABLE = {
     "pack/:f": "there is no file pack/",
     "no_such_package_here:f": "there is no module no_such_package_here",
     "pack.none:f": "there is no module pack.none",
-    "my_rewards.py:acuracy": "my_rewards.py has no 'acuracy'",
+    "my_rewards.py:acuracy": "my_rewards.py has no 'acuracy'; did you mean accuracy?",
     "pack.inner:g": "pack.inner has no 'g'",
     "my_rewards.py:judge.none": "my_rewards.py has no 'judge.none'",
     "my_rewards.py:number": "'number' of my_rewards.py is of type int, no function",
@@ -622,6 +696,14 @@ def test_a_name_that_fails_is_a_sentence(name, folder):
     assert "\n" not in error.message
     assert error.where
     assert error.fix
+
+
+def test_names_that_are_not_listed_are_counted(folder):
+    (folder / "many.py").write_text("".join(f"def f{n}(**kwargs): pass\n" for n in range(11)))
+    with pytest.raises(ConfigError) as refused:
+        load_reward("many.py:zzz")
+    assert refused.value.message == "many.py has no 'zzz'"
+    assert refused.value.fix == "it has f0, f1, f2, f3, f4, f5, f6, f7 and 3 more"
 
 
 def test_the_line_that_fails_is_named(folder):

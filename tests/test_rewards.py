@@ -16,13 +16,16 @@ from running import tunesmith
 from tiny import write_jsonl
 
 from tunesmith.config.loading import load_config
-from tunesmith.config.run_config import RewardSource
+from tunesmith.config.run_config import DatasetSource, RewardSource
+from tunesmith.data.checks import reward_calls
 from tunesmith.data.checks.rewards import check_reward
+from tunesmith.data.validate import Request, validate
 from tunesmith.errors import ConfigError, DataError, MissingPackageError
 from tunesmith.rewards import library
 from tunesmith.rewards.completions import fenced, text_of
 from tunesmith.rewards.loading import load, load_reward
 from tunesmith.rewards.numeric_answer import readings
+from tunesmith.train.judge import TIME_LIMIT_S
 
 
 def made(function, **args):
@@ -77,8 +80,10 @@ def test_the_likeliest_reference_column_is_used_and_another_can_be_named():
     with pytest.raises(DataError, match="finds no column with reference answers") as refused:
         one(reward, "a", question="b")
     assert refused.value.where == "columns of the data: question"
-    with pytest.raises(DataError, match="exact_answer finds no column 'gold2'"):
+    assert "--map reference=COLUMN" in refused.value.fix
+    with pytest.raises(DataError, match="exact_answer finds no column 'gold2'") as refused:
         one(made("exact_answer", column="gold2"), "a", answer="b")
+    assert "--map" not in refused.value.fix
 
 
 # exact_answer
@@ -656,12 +661,72 @@ def test_the_page_names_every_argument_of_every_reward(name):
 
 def test_the_rewards_of_the_page_can_be_made(own, tmp_path):
     code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
-    (tmp_path / "my_rewards.py").write_text(code)
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "my_rewards.py").write_text(code)
     (tmp_path / "run.yaml").write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1])
     flags = {"model": "m", "dataset": "d"}
     config = load_config(run_yaml=tmp_path / "run.yaml", flags=flags, environ={}).config
     rewards = [load(source) for source in config.rewards]
     assert [each.__name__ for each in rewards] == ["numeric_answer", "regex", "brevity"]
     assert one(rewards[1], "so \\boxed{5}") == 1
-    assert one(rewards[2], "abc", level=1) == 0.25
-    assert one(rewards[2], "abc", level=0) is None
+    assert one(rewards[2], "a" * 128) == 0.75
+
+
+def test_the_functions_of_the_page_are_those_of_the_example_and_pass_their_check(monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the folder of a loaded file is added to it
+    code = re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1]
+    path = Path(__file__).parent.parent / "examples" / "my_rewards.py"
+    assert path.read_text().endswith(code)
+    accuracy, brevity = (load_reward(f"{path}:{name}") for name in ("accuracy", "brevity"))
+    for chat in (False, True):
+        rows = [
+            {**row, "prompt": [{"role": "user", "content": row["prompt"]}]} if chat else row for row in SUMS
+        ]
+        assert check_reward(accuracy, "accuracy", rows)[1] == []
+        assert check_reward(brevity, "brevity", rows)[1] == []
+    said = ["So it is 42.", "42 or so", "-42", "142", "\\boxed{42}", ""]
+    assert accuracy(completions=said, answer=["42"] * 6) == [1, 0, 0, 0, 1, 0]
+    assert accuracy(completions=[[{"role": "assistant", "content": None}]], answer=[42]) == [0]
+    assert brevity(completions=["", "a"], completion_ids=[[], [1] * 600]) == [1, 0]
+
+
+def test_the_page_says_how_long_a_reward_may_take():
+    assert f"A call in training may take {TIME_LIMIT_S:g} s." in PAGE
+    assert f"a call may take {reward_calls.TIME_LIMIT_S:g} s." in PAGE
+
+
+# On data that a reward doesn't fit.
+
+
+def test_data_without_answers_are_said_to_have_none_and_a_map_mends_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": row["prompt"], "result": row["answer"]} for row in SUMS])
+    command = ("validate", "rows.jsonl", "--method", "grpo", "--reward", "numeric_answer")
+    ran = tunesmith(*command)
+    assert ran.code == 1
+    said = "reward numeric_answer: finds no column with reference answers (columns of the data: result)"
+    assert said in ran.out
+    assert "name it: --map reference=COLUMN, or in RUN.yaml rewards: [{function: numeric_answer, " in ran.out
+    ran = tunesmith(*command, "--map", "reference=result", "--json")
+    assert (ran.code, ran.document["rewards"][0]["maximum"]) == (0, 1)
+
+
+@pytest.mark.parametrize("reference", ["total", "meta.total"])
+def test_a_mapped_column_goes_before_one_that_is_called_like_an_answer(reference, tmp_path):
+    totals = [*(row["answer"] for row in SUMS), "twelve"]
+    rows = [
+        {"prompt": f"Row {n}?", "answer": "none", "total": total, "meta": {"total": total}}
+        for n, total in enumerate(totals)
+    ]
+    source = DatasetSource(path=str(write_jsonl(tmp_path / "rows.jsonl", rows)))
+    rewards = {"numeric_answer": load_reward("numeric_answer")}
+    report = validate(Request(source, "grpo", given={"reference": reference}, rewards=rewards))
+    assert [(each.code, each.row) for each in report.log.kept()] == [("D106", len(SUMS))]
+
+
+def test_reasoning_gym_on_other_data_says_what_it_judges():
+    report, [finding] = check_reward(load_reward("reasoning_gym"), "reasoning_gym", SUMS)
+    assert report is None
+    assert finding.message.startswith("judges only rows that reasoning-gym made, with columns task, entry")
+    assert finding.message.endswith("(columns of the data: answer)")
+    assert finding.fix.startswith("use dataset: reasoning_gym:TASK")

@@ -149,7 +149,8 @@ def test_a_missing_file_is_named_with_where_it_was_looked_for(tmp_path):
         ("rows.csv", b"text\n", "no rows"),
         ("rows.jsonl", b'{"text": "a"}\n{"text": oops}\n', "row 1"),
         ("rows.jsonl", b'{"text": "a"}\n{"text": "b"', "row 1 is no JSON"),
-        ("rows.jsonl", b'"a"\n3\n', "the columns are none"),
+        ("rows.jsonl", b'{"text": "a', "row 0 is no JSON: unterminated string"),
+        ("rows.jsonl", b'"a"\n3\n', "row 0 is a JSON text, should be an object"),
         ("rows.jsonl", b'{"text": "\\ud800"}\n', "row 0: text holds half a character"),
         ("rows.csv", b"text,b\n1,2,3\n1,2\n4,5,6,7\n", "row 0 has 3 fields where the header has 2"),
         ("rows.csv", b"text,text\na,b\n", "two columns named 'text'"),
@@ -181,6 +182,15 @@ def test_a_split_that_is_not_there_is_named_beside_those_that_are(kind, tmp_path
 def test_a_slice_that_makes_no_sense_or_holds_nothing_is_a_sentence(kind, split, tmp_path):
     error = refusal(write_as(kind, tmp_path, texts(8)), split)
     assert split in error.message
+
+
+@pytest.mark.parametrize(
+    "typed", ["reasoninggym:gcd", "reasoning-gym:gcd", "Reasoning_Gym: gcd", "resoning_gym:gcd"]
+)
+def test_a_task_of_reasoning_gym_that_is_misspelt_is_told_from_a_missing_file(typed):
+    error = refusal(typed)
+    assert error.message == f"there is no dataset {typed}; did you mean reasoning_gym:gcd?"
+    assert error.fix == "write reasoning_gym:gcd"
 
 
 def test_a_folder_without_data_is_a_sentence(tmp_path):

@@ -175,7 +175,12 @@ def trl_rows(tiny_model: Path, tokenizer, kind: str, rows: list[dict]) -> list[d
     else:
         model = AutoModelForCausalLM.from_pretrained(tiny_model)
     arguments = config_class(
-        output_dir=None, report_to="none", use_cpu=True, bf16=False, disable_tqdm=True, max_length=4096
+        output_dir=str(tiny_model.parent / "trl"),
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        disable_tqdm=True,
+        max_length=4096,
     )
     trainer = trainer_class(
         model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer

@@ -262,7 +262,9 @@ def test_the_trl_table_reaches_trl(train):
     assert not same_weights(Path("runs/trl/model"), Path("runs/lora/model"))
 
 
-def test_a_dry_run_shows_every_setting_and_writes_nothing(tiny_model: Path, tmp_path: Path, monkeypatch):
+def test_a_dry_run_shows_every_setting_that_has_a_value_and_writes_nothing(
+    tiny_model: Path, tmp_path: Path, monkeypatch
+):
     from tunesmith.config.run_config import RunConfig
 
     write_jsonl(tmp_path / "chats.jsonl", chat_rows(8))
@@ -271,15 +273,63 @@ def test_a_dry_run_shows_every_setting_and_writes_nothing(tiny_model: Path, tmp_
                  "--set", "trl.weight_decay=0.25"]  # fmt: skip
     ran = tunesmith(*arguments)
     assert ran.code == 0, ran.err
-    shown = {line.split()[0] for line in ran.err.splitlines() if line.strip()}
-    assert {name for name in RunConfig.model_fields if name != "trl"} <= shown
-    assert "trl.weight_decay" in shown
+    shown = {line.split()[0]: line.split()[1:] for line in ran.err.splitlines() if line.strip()}
+    assert shown["trl.weight_decay"] == ["0.25", "flag", "--set", "trl.weight_decay"]
+    assert shown["lora_target_modules"] == ["all-linear", "default"]
+    # Nothing is said of what has no value, or is off by default.
+    assert not shown.keys() & {"rewards", "map", "allow", "eval_dataset", "use_dora", "max_completion_length"}
+    assert "None" not in ran.err
     assert "nothing was written" in ran.err
     document = tunesmith(*arguments, "--json").document
     assert document["dry_run"] is True
     assert document["config"].keys() == RunConfig.model_fields.keys()
     assert document["provenance"]["trl.weight_decay"] == "flag --set trl.weight_decay"
     assert [each.name for each in tmp_path.iterdir()] == ["chats.jsonl"]
+
+
+def test_a_plan_counts_in_words_that_fit_the_number(tiny_model: Path, tmp_path: Path, monkeypatch):
+    write_jsonl(tmp_path / "chats.jsonl", chat_rows(3))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    Path("run.yaml").write_text(
+        f"model: {tiny_model}\ntuning: full\nnum_train_epochs: 1\ntest_size: 1\nglobal_batch_size: 1\n"
+        "warmup_steps: 1\nuse_dora: false\ndataset:\n- {path: chats.jsonl, weight: 2}\n"
+        "- {path: chats.jsonl, weight: 1}\n"
+    )
+    ran = tunesmith("train", "sft", "run.yaml", "--dry-run")
+    assert ran.code == 0, ran.err
+    shown = " ".join(ran.err.split())
+    for text in (
+        "1 row held out", "trained (100 %)", "of 1 row (1 epoch)", "warm-up 1 step", "1 row at a time",
+        "dataset {path: chats.jsonl, weight: 2}, {path: chats.jsonl, weight: 1}", "use_dora false run.yaml:7",
+    ):  # fmt: skip
+        assert text in shown
+    assert "lora_r" not in shown
+
+
+@pytest.mark.parametrize(
+    ("steps", "logged"), [("3", [1, 2, 3]), ("25", list(range(2, 25, 2))), ("12", list(range(1, 13)))]
+)
+def test_a_short_run_logs_about_ten_times_unless_told_otherwise(
+    steps: str, logged: list[int], tiny_model: Path, tmp_path: Path, monkeypatch
+):
+    write_jsonl(tmp_path / "chats.jsonl", chat_rows(8))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "sft", "--model", tiny_model, "--dataset", "chats.jsonl", "--max-steps", steps,
+                 "--global-batch-size", "2", "--set", "trl.report_to=none"]  # fmt: skip
+    assert tunesmith(*arguments, "--run-dir", "own").code == 0
+    assert list(rows_of(Path("own"))) == logged
+    record = record_of(Path("own"))
+    assert record["config"]["logging_steps"] == logged[0]
+    assert "a tenth of its steps" in record["provenance"]["logging_steps"]
+    assert tunesmith(*arguments, "--run-dir", "told", "--logging-steps", "3").code == 0
+    assert record_of(Path("told"))["config"]["logging_steps"] == 3
+
+
+def test_a_long_run_logs_every_ten_steps():
+    from tunesmith.config.defaults import logging_steps
+
+    assert [logging_steps(steps) for steps in (1, 9, 10, 19, 20, 99, 100, 5000)] == [1, 1, 1, 1, 2, 9, 10, 10]
 
 
 def test_a_taken_run_folder_is_refused_with_the_right_next_command(train):

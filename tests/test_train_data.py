@@ -71,7 +71,7 @@ def test_a_map_says_which_columns_are_which(tiny_model: Path):
     write_jsonl(Path("odd.jsonl"), [{"frage": f"Was ist {i}?", "antwort": f"{i} eben"} for i in range(8)])
     refused = train(tiny_model, "odd.jsonl", "--dry-run")
     assert refused.code == 2
-    assert "--map SLOT=COLUMN" in refused.err
+    assert "--map user=COLUMN,assistant=COLUMN" in refused.err
     told = train(tiny_model, "odd.jsonl", "--dry-run", "--map", "user=frage,assistant=antwort")
     assert told.code == 0
     assert "odd.jsonl (question-answer)" in " ".join(told.err.split())

@@ -15,8 +15,8 @@ def labels_of_trl(tiny_model, tokenizer, rows, **settings) -> list[tuple[list[in
     from trl import SFTConfig, SFTTrainer
 
     arguments = SFTConfig(
-        output_dir=None, report_to="none", use_cpu=True, bf16=False, dataset_num_proc=None, disable_tqdm=True,
-        **settings,
+        output_dir=str(tiny_model.parent / "trl"), report_to="none", use_cpu=True, bf16=False,
+        dataset_num_proc=None, disable_tqdm=True, **settings,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     trainer = SFTTrainer(

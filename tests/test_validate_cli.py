@@ -263,6 +263,59 @@ def test_reward_functions_are_called_on_the_rows():
     assert any("missing" in each["message"] for each in bad.document["findings"])
 
 
+def test_rows_are_not_taken_out_for_the_faults_of_a_reward():
+    Path("rewards.py").write_text(
+        "def picky(completions, answer, **kwargs):\n"
+        "    return [None if a == '8' else float(a in c) for c, a in zip(completions, answer)]\n"
+        "def odd(completions, answer, **kwargs):\n"
+        "    return [float('nan') if a == '8' else len(c) for c, a in zip(completions, answer)]\n"
+        "def brittle(completions, answer, **kwargs):\n"
+        "    return [len(c) / (int(a) - 8) for c, a in zip(completions, answer)]\n"
+    )
+    write_jsonl(Path("sums.jsonl"), [{"prompt": f"{i} + {i}?", "answer": str(2 * i)} for i in range(12)])
+    for name, code in {"picky": "D106", "odd": "D503", "brittle": "D501"}.items():
+        command = ("validate", "sums.jsonl", "--method", "grpo", "--reward", f"rewards.py:{name}")
+        ran = tunesmith(*command)
+        assert (ran.code, code in ran.out) == (1, True), ran.out
+        assert f"next:  tunesmith {' '.join(command)}    again, once that is mended" in ran.err
+        fixed = tunesmith(*command, "--fix", f"{name}.jsonl", "--json").document["fixed"]
+        assert (fixed["num_rows"], fixed["dropped"]) == (12, {})
+    ran = tunesmith("validate", "sums.jsonl", "--method", "grpo", "--reward", "rewards.py:brittle")
+    assert "row 4, reward rewards.py:brittle: raises ZeroDivisionError" in ran.out
+    assert "(rewards.py:6)" in ran.out
+    assert "  mend that line; what it can't judge may get 0 or None" in ran.out.splitlines()
+
+
+def test_rows_with_faults_of_their_own_are_still_taken_out_beside_a_broken_reward():
+    Path("rewards.py").write_text("def broken(completions, **kwargs):\n    return None\n")
+    rows = [{"prompt": f"{i} + {i}?", "answer": str(2 * i)} for i in range(12)]
+    write_jsonl(Path("sums.jsonl"), [*rows, {"prompt": None, "answer": "1"}])
+    ran = tunesmith("validate", "sums.jsonl", "--method", "grpo", "--reward", "rewards.py:broken")
+    assert "returns None for 12 completions, not a list of 12 numbers" in ran.out
+    assert "--fix clean.jsonl    writes a copy without those rows" in ran.err
+
+
+def test_a_file_without_a_row_that_can_be_read_is_not_said_to_have_other_columns():
+    Path("broken.jsonl").write_text('{"prompt": "a')
+    ran = tunesmith("validate", "broken.jsonl", "--method", "dpo")
+    assert (ran.code, ran.err) == (1, "")
+    assert "row 0: is no JSON: unterminated string" in ran.out
+    for shard in ("--shard", "0/2"), ("--eval-dataset", "broken.jsonl"):
+        data = "broken.jsonl" if shard[0] == "--shard" else "good.jsonl"
+        ran = tunesmith("validate", data, *shard)
+        assert ran.code == 2
+        assert "row 0 is no JSON: unterminated string starting at position 11 [D001]" in ran.err
+
+
+def test_columns_that_look_like_a_pair_are_named_in_the_next_line():
+    write_jsonl(Path("pairs.jsonl"), [{"prompt": f"p{i}", "good": "a", "bad": "b"} for i in range(3)])
+    ran = tunesmith("validate", "pairs.jsonl", "--method", "dpo")
+    assert "they fit" not in ran.out
+    command = "tunesmith validate pairs.jsonl --method dpo --map chosen=good,rejected=bad"
+    assert f"next:  {command}    a guess from their names" in ran.err
+    assert tunesmith(*command.split()[1:], "--no-duplicates").code == 0
+
+
 def test_leakage_from_evaluation_data_is_found():
     rows = distinct_chats(12)
     write_jsonl(Path("train.jsonl"), rows[:10])

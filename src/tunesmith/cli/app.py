@@ -15,11 +15,12 @@ from typer.exceptions import TyperException
 from tunesmith import __version__
 from tunesmith.errors import ConfigError, TunesmithError
 
+# Help cuts what doesn't fit into a line of 80 characters: 63 of them are left here.
 VERBS: dict[str, str] = {
-    "demo": "The whole path on a real small model: no account, no GPU, two cores, minutes.",
+    "demo": "Teach a real small model something, on two cores in minutes.",
     "init": "Write a commented RUN.yaml to start from.",
-    "validate": "Check every row of a data set: structure, method, tokens, duplicates, secrets.",
-    "preview": "Show rows as the trainer sees them, the tokens that carry loss marked.",
+    "validate": "Check every row: structure, tokens, duplicates, secrets.",
+    "preview": "Show rows as the trainer sees them, and where the loss lies.",
     "train": "Train a model on a dataset into a run folder.",
     "resume": "Go on with a run that stopped.",
     "runs": "List the runs here, or remove one.",

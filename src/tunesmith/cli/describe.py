@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from tunesmith.config.methods import METHODS
+from tunesmith.config.run_config import DatasetSource, RewardSource, RunConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tunesmith.config.run_config import RunConfig
     from tunesmith.data.learnable import DataReport
     from tunesmith.plan.facts import ModelFacts
     from tunesmith.train.setup import Setup
@@ -21,17 +22,22 @@ if TYPE_CHECKING:
 def setup_table(setup: Setup, run_path: Path) -> Table:
     """What is about to happen, a line a subject."""
     config, facts, report, choice = setup.config, setup.model_facts, setup.data.report, setup.choice
-    length = f"{config.max_steps} steps" if config.max_steps else f"{config.num_train_epochs:g} epochs"
+    length = (
+        quantity(config.max_steps, "step") if config.max_steps else quantity(config.num_train_epochs, "epoch")
+    )
     rows = {
         "method": f"{config.method}: {METHODS[config.method].title}",
         "model": f"{config.model} ({count(facts.num_params)} parameters)",
         "teacher": config.teacher_model or "",
         "data": _data(config.kind, report),
-        "evaluation": f"{report.num_eval_rows:,} rows held out" if report.num_eval_rows else "none",
+        "evaluation": f"{quantity(report.num_eval_rows, 'row')} held out" if report.num_eval_rows else "none",
         "rewards": "; ".join(
             f"{name} (weight {reward.weight:g})"
             for name, reward in zip(setup.rewards, config.rewards, strict=True)
         ),
+        "answers": f"sampled in training, at most {quantity(config.max_completion_length, 'token')} each"
+        if config.max_completion_length
+        else "",
         "tuning": _tuning(config, facts),
         "steps": f"{setup.num_steps:,} of {_batch(config)} ({length})",
         "rate": f"{config.learning_rate:g}, {config.lr_scheduler_type}, warm-up {_warmup(config)}",
@@ -55,7 +61,7 @@ def setup_table(setup: Setup, run_path: Path) -> Table:
 
 def _data(kind: str, report: DataReport) -> str:
     sources = ", ".join(f"{name} ({layout})" for name, layout in report.formats.items())
-    start = f"{report.num_rows:,} rows of {sources}, mean {report.mean_length:g} tokens"
+    start = f"{quantity(report.num_rows, 'row')} of {sources}, mean {report.mean_length:g} tokens"
     if kind == "prompts":
         return f"{start} a prompt"
     carry = f"{100 * report.num_loss_tokens / report.num_tokens:.0f} % carry loss"
@@ -67,24 +73,23 @@ def _data(kind: str, report: DataReport) -> str:
 
 def _batch(config: RunConfig) -> str:
     if not config.num_generations:
-        return f"{config.global_batch_size} rows"
-    return (
-        f"{config.global_batch_size // config.num_generations} prompts, {config.num_generations} answers each"
-    )
+        return quantity(config.global_batch_size, "row")
+    prompts = quantity(config.global_batch_size // config.num_generations, "prompt")
+    return f"{prompts}, {quantity(config.num_generations, 'answer')} each"
 
 
 def _tuning(config: RunConfig, facts: ModelFacts) -> str:
     trained = count(facts.num_trainable_params)
-    share = 100 * facts.num_trainable_params / facts.num_params
+    percent = 100 * facts.num_trainable_params / facts.num_params
     kinds = {"full": "every weight", "lora": "LoRA", "qlora": "LoRA on a base in 4 bit"}
     kind = kinds[config.tuning]
     if config.has_adapter:
         kind += f"{' with DoRA' if config.use_dora else ''}, rank {config.lora_r}, on {_targets(config)}"
-    return f"{kind}: {trained} trained ({share:.2g} %)"
+    return f"{kind}: {trained} trained ({percent:{'.2g' if percent < 10 else '.0f'}} %)"
 
 
 def provenance_table(config: dict[str, Any], provenance: dict[str, str]) -> Table:
-    """Every setting with its value and the place it came from."""
+    """Every setting that has a value, with the place it came from; not what is off by default."""
     table = Table(box=None, padding=(0, 1))
     table.add_column("setting", style="bold", no_wrap=True)
     table.add_column("value", overflow="fold")
@@ -92,8 +97,17 @@ def provenance_table(config: dict[str, Any], provenance: dict[str, str]) -> Tabl
     values = {key: value for key, value in config.items() if key != "trl"}
     values |= {f"trl.{key}": value for key, value in config.get("trl", {}).items()}
     for name, value in values.items():
-        table.add_row(name, escape(_as_yaml(value)), escape(provenance.get(name, "default")))
+        origin = provenance.get(name, "default")
+        idle = value is False or (config.get("tuning") == "full" and name.startswith("lora_"))
+        if (text := _as_yaml(value)) and not (idle and origin == "default"):
+            table.add_row(name, escape(text), escape(origin))
     return table
+
+
+def quantity(number: float, noun: str) -> str:
+    """A number with its noun: 1 step, 2 steps, 1.2 epochs."""
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {noun}{'' if number == 1 else 's'}"
 
 
 def count(number: int) -> str:
@@ -108,12 +122,29 @@ def _as_yaml(value: Any) -> str:
     """A value as one writes it in RUN.yaml; nothing for one that is not set."""
     if isinstance(value, list | tuple):
         return ", ".join(map(_as_yaml, value))
-    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, Mapping):
+        return _entry(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return "" if value is None else str(value)
+
+
+def _entry(given: Mapping[str, Any]) -> str:
+    """A table; a dataset or reward of which nothing but its name is set is that name."""
+    model = {"path": DatasetSource, "function": RewardSource}.get(next(iter(given), ""))
+    defaults = {name: field.default for name, field in model.model_fields.items()} if model else {}
+    told = {key: value for key, value in given.items() if key not in defaults or value != defaults[key]}
+    if model and len(told) == 1:
+        return _as_yaml(next(iter(told.values())))
+    pairs = [f"{key}: {text}" for key, value in told.items() if (text := _as_yaml(value))]
+    return f"{{{', '.join(pairs)}}}" if pairs else ""
 
 
 def _warmup(config: Any) -> str:
     steps = config.warmup_steps
-    return f"{100 * steps:g} % of the steps" if 0 < steps < 1 else f"{steps:g} steps"
+    return f"{100 * steps:g} % of the steps" if 0 < steps < 1 else quantity(steps, "step")
 
 
 def _targets(config: Any) -> str:

@@ -85,6 +85,11 @@ class Output:
         """True when stdout is a terminal that shows colours."""
         return _Terminal(file=self._stdout).color_system is not None
 
+    @property
+    def width(self) -> int:
+        """Characters in a line of stdout."""
+        return _Terminal(file=self._stdout).width
+
     def styled_text(self, text: Any) -> None:
         """A rich Text of the result, on stdout; left out with `--json`."""
         if not self.as_json:

@@ -43,7 +43,7 @@ class ProgressView:
         elif isinstance(event, Notice):
             self._out.say(f"note: {event.message}", style="yellow")
         elif isinstance(event, Evaluated):
-            self._out.say(f"step {event.step}: evaluation loss {event.loss:.4f}{_also(event.metrics)}")
+            self._out.say(f"step {event.step}: evaluation loss {event.loss:z.4f}{_also(event.metrics)}")
         elif isinstance(event, Sample):
             self._show_sample(event)
         elif self._bar is not None and self._task is not None:
@@ -96,7 +96,7 @@ def step_note(step: Step) -> str:
     """Loss, tokens per second and time left of a step, in one line."""
     parts = [f"{step.step}/{step.num_steps}"]
     if step.loss is not None:
-        parts.append(f"loss {step.loss:.3f}{_also(step.metrics)}")
+        parts.append(f"loss {step.loss:z.3f}{_also(step.metrics)}")
     if step.tokens_per_s is not None:
         parts.append(f"{step.tokens_per_s:,.0f} tokens/s")
     if step.eta_s is not None and step.step < step.num_steps:
@@ -105,7 +105,7 @@ def step_note(step: Step) -> str:
 
 
 def _also(metrics: Mapping[str, float]) -> str:
-    return "".join(f"  {words} {value:.3f}" for words, value in metrics.items())
+    return "".join(f"  {words} {value:z.3f}" for words, value in metrics.items())
 
 
 def one_line(text: str, limit: int = 100) -> str:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from tunesmith.cli.output import DebugFlag, JsonFlag, Output, verb
 from tunesmith.errors import ConfigError, RunFolderError
 from tunesmith.runs.folder import RunFolder, list_runs
+
+# A name of a run that is longer is broken rather than the model be left out.
+LONGEST_NAME = 48
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -31,7 +38,11 @@ def runs(
         elif action == "rm" and run_path is not None:
             _remove(out, run_path, yes)
         else:
-            raise ConfigError("write tunesmith runs, or tunesmith runs rm RUN", where="command line")
+            raise ConfigError(
+                f"tunesmith runs can't do {action!r}" if action != "rm" else "rm needs the run to remove",
+                where="command line",
+                fix="tunesmith runs, or tunesmith runs rm RUN",
+            )
 
 
 def _list(out: Output) -> None:
@@ -57,14 +68,40 @@ def _list(out: Output) -> None:
         return
     if out.as_json:
         return
-    table = Table(box=None, padding=(0, 1))
-    for name in ("run", "status", "steps", "loss", "model", "created"):
-        table.add_column(name, no_wrap=name in ("run", "status"), overflow="fold")
-    for row in rows:
-        loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
-        steps = f"{row['step']}/{row['num_steps']}"
-        table.add_row(row["run"], row["status"], steps, loss, str(row["model"]), str(row["created_at"]))
-    out.table(table)
+    out.table(runs_table(rows, out.width))
+
+
+def runs_table(rows: Sequence[Mapping[str, Any]], width: int) -> Table:
+    """A line a run, by its name under runs/; the model is left out where `width` characters can't hold it."""
+    lines = [_cells(row) for row in rows]
+    widths = {name: max(len(name), *(len(cells[name]) for cells in lines)) for name in lines[0]}
+    needed = sum(widths.values()) - max(0, widths["run"] - LONGEST_NAME) + 2 * (len(widths) - 1)
+    names = [name for name in widths if name != "model" or needed <= width]
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in names:
+        table.add_column(name, no_wrap=name != "run", overflow="fold")
+    for cells in lines:
+        table.add_row(*(escape(cells[name]) for name in names))
+    return table
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "run": Path(row["run"]).name,
+        "status": row["status"],
+        "steps": f"{row['step']}/{row['num_steps']}",
+        "loss": "" if row["loss"] is None else f"{row['loss']:z.4f}",
+        "created": _minute(row["created_at"]),
+        "model": re.split(r"[/\\]", str(row["model"] or "").rstrip("/\\"))[-1],
+    }
+
+
+def _minute(created_at: Any) -> str:
+    """A time of run.json to the minute, 11-24 13:21, in UTC as in the names of runs."""
+    try:
+        return f"{datetime.fromisoformat(str(created_at)):%m-%d %H:%M}"
+    except ValueError:
+        return str(created_at)
 
 
 def _remove(out: Output, run_path: Path, yes: bool) -> None:

@@ -52,22 +52,22 @@ def train(
 
 def run_training(out: Output, loaded: LoadedConfig, *, dry_run: bool) -> None:
     """Check, show, train and report; with `dry_run` stop before anything is written."""
-    from tunesmith.cli.training import finished, setting_up, start_run
+    from tunesmith.cli.training import finished, placed, setting_up, start_run, trl_blamed
     from tunesmith.train.setup import set_up
     from tunesmith.train.training import train
 
     run_path = Path(loaded.config.run_dir or new_run_path(loaded.config.method, loaded.config.model))
     refuse_taken(run_path)
-    with libraries_logged() as log, ProgressView(out) as view:
+    with placed(loaded.provenance), libraries_logged() as log, ProgressView(out) as view:
         with setting_up("give the same command again"):
             setup = set_up(loaded.config, view)
         view.close()
         out.render(setup_table(setup, run_path))
         if dry_run:
-            out.render(provenance_table(loaded.config.model_dump(), loaded.provenance))
+            out.render(provenance_table(setup.config.model_dump(), loaded.provenance))
             out.say("dry run: nothing was written, no weight was loaded")
             out.document(run=str(run_path), dry_run=True, provenance=loaded.provenance, **setup.record())
             return
-        with start_run(run_path, setup, loaded.provenance, log) as run:
+        with start_run(run_path, setup, loaded.provenance, log) as run, trl_blamed(run, loaded.provenance):
             result = train(setup, run, view)
     finished(out, run, result)

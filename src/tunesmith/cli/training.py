@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from tunesmith.cli.describe import quantity
 from tunesmith.cli.library_log import LibraryLog
 from tunesmith.cli.output import Output, interrupted
-from tunesmith.errors import DiskSpaceError, RunStopped
+from tunesmith.errors import DiskSpaceError, RunStopped, TunesmithError
 from tunesmith.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -49,6 +50,40 @@ def recorded(run: RunFolder, *, keep: bool = False) -> Iterator[None]:
 
 
 @contextmanager
+def placed(provenance: Mapping[str, str]) -> Iterator[None]:
+    """Errors from inside that name a setting as their place get the one it was written in, run.yaml:12."""
+    try:
+        yield
+    except TunesmithError as error:
+        keys = (error.where or "").split(", ")
+        if all(key in provenance for key in keys):
+            places = [key if provenance[key].startswith("default") else provenance[key] for key in keys]
+            error.where = "; ".join(dict.fromkeys(places))
+        raise
+
+
+@contextmanager
+def trl_blamed(run: RunFolder, provenance: Mapping[str, str]) -> Iterator[None]:
+    """What TRL raises inside, before a step was logged, is told as an error of the user's `trl:` settings."""
+    from tunesmith.train.trl_settings import refused_in_use
+
+    own = [
+        key.removeprefix("trl.")
+        for key, origin in provenance.items()
+        if key.startswith("trl.") and key != "trl.report_to" and not origin.startswith("default")
+    ]
+    try:
+        yield
+    except TunesmithError:
+        raise
+    except Exception as error:
+        refused = None if run.read_metrics() or run.newest_checkpoint() else refused_in_use(error, own)
+        if refused is None:
+            raise
+        raise refused from error
+
+
+@contextmanager
 def setting_up(fix: str) -> Iterator[None]:
     """Ctrl-C while inside says that nothing was written, and `fix`."""
     heard = False
@@ -79,13 +114,13 @@ def finished(out: Output, run: RunFolder, result: TrainResult) -> None:
         "loss": "training loss",
     }
     facts = [
-        f"{result.step} steps"
+        quantity(result.step, "step")
         if result.step == result.num_steps
-        else f"{result.step} of {result.num_steps} steps"
+        else f"{result.step} of {quantity(result.num_steps, 'step')}"
     ]
-    facts += [f"{text} {result.metrics[name]:.4f}" for name, text in names.items() if name in result.metrics][
-        :1
-    ]
+    facts += [
+        f"{text} {result.metrics[name]:z.4f}" for name, text in names.items() if name in result.metrics
+    ][:1]
     if result.step < result.num_steps:
         facts.append("ended by early stopping")
     out.say(f"done: {', '.join(facts)}")

@@ -47,19 +47,33 @@ def next_line(report: Report, flags: Flags, *, mends: bool) -> str | None:
     if flags.merge:
         return None
     if report.layout is None:
-        return f"{_command(flags)} --map SLOT=COLUMN    such as --map user=COLUMN --map assistant=COLUMN"
+        return _map_line(report, flags)
     if mends:
         return _command(flags, data=str(flags.fix), maps=[]) if report.num_rows else None
     found = [finding for finding in report.log.kept() if finding.code in report.blocking]
-    if any(finding.row is not None and finding.code in DROPPED for finding in found):
+    of_rows = [each for each in found if each.row is not None and not each.is_of_reward]
+    if any(finding.code in DROPPED for finding in of_rows):
         return f"{_command(flags)} --fix clean.jsonl    writes a copy without those rows"
     if "D207" in report.blocking and report.tokens:
         return _command(flags, max_length=report.tokens["max_length_to_keep"]["99"])
+    if any(finding.is_of_reward for finding in found):
+        return f"{_command(flags)}    again, once that is mended"
     if found:
         return None
     if report.tokens is None:
         return f"{_command(flags)} --model MODEL    checks template, tokens and max_length"
     return _command(flags, verb="preview")
+
+
+def _map_line(report: Report, flags: Flags) -> str | None:
+    """The command with the columns that may be meant, where it is the columns that don't fit."""
+    from tunesmith.data.misfit import GUESSED, example, map_text
+
+    if "D107" not in report.log.counts:
+        return None
+    if report.guess:
+        return f"{_command(flags, maps=[map_text(report.guess)])}    {GUESSED}"
+    return f"{_command(flags, maps=[map_text(example(report.method))])}    with the names of your columns"
 
 
 def _command(
@@ -78,6 +92,8 @@ def _command(
     parts += ["--split", flags.split] if flags.split != "train" and data is None else []
     for each in flags.maps if maps is None else maps:
         parts += ["--map", each]
+    for each in flags.rewards if verb == "validate" else ():
+        parts += ["--reward", each]
     return shlex.join(parts)
 
 
@@ -113,7 +129,7 @@ def _code_lines(report: Report, code: str, count: int) -> list[str]:
     lines += [f"  {escape(_place(report, each))}: {escape(_short(each.message))}" for each in shown]
     if count > len(shown):
         lines.append(f"  and {count - len(shown):,} more (--findings FILE writes all)")
-    lines.append(f"  [dim]{escape(meaning.fix)}[/]")
+    lines += [f"  [dim]{escape(advice)}[/]" for advice in dict.fromkeys(each.fix for each in shown)]
     return lines
 
 

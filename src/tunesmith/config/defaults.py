@@ -84,6 +84,8 @@ _OTHER: dict[str, dict[str, Default]] = {
         "num_train_epochs": Default(1.0, "the answers are new in every pass"),
     },
 }
+# Of logging_steps, whose value `logging_steps` gives once the steps of the run are known.
+LOGGING_SOURCE = "TRL's 10, in a short run a tenth of its steps"
 _GLOBAL_BATCH_SIZE = Default(16, "QLoRA's scripts; Zephyr and Alpaca use 128")
 
 
@@ -109,6 +111,11 @@ def field_defaults(method: str, tuning: str) -> dict[str, Default]:
 def trl_defaults(method: str) -> dict[str, Default]:
     """The arguments of TRL's config class that make the method what it is."""
     return dict(METHODS[method].trl)
+
+
+def logging_steps(num_steps: int) -> int:
+    """Steps between two logs of a run of `num_steps`: ten, or so many that a short run has ten logs."""
+    return max(1, min(10, num_steps // 10))
 
 
 def described(name: str) -> str | None:

@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 ENV_PREFIX = "TUNESMITH_"
 # Variables of Tunesmith that are no settings of a run.
 RESERVED_ENV = frozenset({"TUNESMITH_CACHE", "TUNESMITH_DEBUG"})
+# What to do about a fault, by a part of ruamel's words for it.
+_YAML_ADVICE = {
+    "duplicate key": "keep one of the two lines",
+    "mapping values are not allowed": "put text with a colon in quotes, and indent the keys of a table alike",
+    "',' or": "close the bracket that stands open",
+    "unexpected end of stream": "close the quote that stands open",
+    "'\\t'": "indent with spaces, not with tabs",
+    "another document": "take the line --- out",
+    "cannot start any token": "put the text in quotes",
+    "undefined alias": "put the text in quotes",
+}
 
 
 class Setting(NamedTuple):
@@ -28,8 +39,8 @@ class Setting(NamedTuple):
 Layer = dict[str, Setting]
 
 
-def yaml_layer(path: Path) -> Layer:
-    """Settings of a RUN.yaml, keyed by field or by `trl.KEY`.
+def yaml_layer(path: Path, method: str) -> Layer:
+    """Settings of a RUN.yaml for `method`, keyed by field or by `trl.KEY`.
 
     Raises:
         ConfigError: the file is missing, no YAML, holds a key twice, or is no table at the top.
@@ -42,12 +53,20 @@ def yaml_layer(path: Path) -> Layer:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(
-            f"there is no file {path}", where=str(path), fix="tunesmith init sft writes one to start from"
+            f"there is no file {path}",
+            where=str(path),
+            fix=f"tunesmith init {method} --out {path} writes one to start from",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} can't be read: {error}", where=str(path)) from None
+        raise ConfigError(
+            f"{path} can't be read: {error}",
+            where=str(path),
+            fix="give a text file in UTF-8 that you may read",
+        ) from None
     except ValueError:
-        raise ConfigError(f"{str(path)!r} is no name of a file", where="command line") from None
+        raise ConfigError(
+            f"{str(path)!r} is no name of a file", where="command line", fix="give the name of a RUN.yaml"
+        ) from None
     try:
         document = YAML(typ="rt").load(text)
         if document is None:
@@ -58,14 +77,33 @@ def yaml_layer(path: Path) -> Layer:
         mark = error.problem_mark or error.context_mark
         problem = str(error.problem or error.context).splitlines()[0]
         raise ConfigError(
-            f"{path} is not valid YAML: {problem}", where=f"{path}:{mark.line + 1 if mark else 1}"
+            f"{path} is not valid YAML: {problem}",
+            where=f"{path}:{mark.line + 1 if mark else 1}",
+            fix=_yaml_advice(problem),
         ) from None
     except RecursionError:
-        raise ConfigError(f"{path} is nested too deeply", where=str(path)) from None
+        raise ConfigError(
+            f"{path} is nested too deeply", where=str(path), fix="close the brackets that stand open"
+        ) from None
     except Exception as error:  # ruamel raises many kinds on odd values and tags (test_config.py)
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{path} is not valid YAML: {problem}", where=str(path)) from None
-    raise ConfigError(f"{path} should hold keys and values, like `model: ...`", where=str(path))
+        raise ConfigError(
+            f"{path} is not valid YAML: {problem}",
+            where=str(path),
+            fix="put dates, and other odd text, in quotes",
+        ) from None
+    raise ConfigError(
+        f"{path} should hold keys and values, like `model: ...`",
+        where=str(path),
+        fix=f"tunesmith init {method} --out FILE writes one to start from",
+    )
+
+
+def _yaml_advice(problem: str) -> str:
+    return next(
+        (advice for part, advice in _YAML_ADVICE.items() if part in problem),
+        "indent the keys of a table alike",
+    )
 
 
 def _layer_of(document: CommentedMap, path: Path) -> Layer:
@@ -118,10 +156,16 @@ def set_layer(assignments: Sequence[str]) -> Layer:
         key, equals, text = assignment.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise ConfigError(f"--set {assignment!r} should be key=value", where="flag --set")
+            raise ConfigError(
+                f"--set {assignment!r} should be key=value",
+                where="flag --set",
+                fix="write it like --set trl.weight_decay=0.01",
+            )
         value = parse_scalar(text) if key.startswith("trl.") or key not in RunConfig.model_fields else text
         if key in layer and layer[key].value != value:
-            raise ConfigError(f"--set gives {key} twice, with different values", where="flag --set")
+            raise ConfigError(
+                f"--set gives {key} twice, with different values", where="flag --set", fix="keep one of them"
+            )
         layer[key] = Setting(value, f"flag --set {key}")
     return layer
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from tunesmith.config.defaults import field_defaults, trl_defaults
+from tunesmith.config.defaults import LOGGING_SOURCE, field_defaults, trl_defaults
 from tunesmith.config.layers import Layer, Setting, env_layer, flags_layer, set_layer, yaml_layer
 from tunesmith.config.methods import METHODS, which_method
 from tunesmith.config.run_config import DatasetSource, RunConfig
@@ -80,9 +80,12 @@ def load_config(
     for key in from_flags.keys() & from_set.keys():
         if str(from_flags[key].value) != str(from_set[key].value):
             raise ConfigError(
-                f"{key} is given by {from_flags[key].origin} and by --set", where="command line"
+                f"{key} is given by {from_flags[key].origin} and by --set, with different values",
+                where="command line",
+                fix="keep one of the two",
             )
-    from_yaml = yaml_layer(run_yaml) if run_yaml else {}
+    typed = from_flags.get("method")
+    from_yaml = yaml_layer(run_yaml, method_of(typed)) if run_yaml else {}
     _method_agrees(from_yaml, from_flags)
     settings: Layer = {**from_yaml, **env_layer(environ), **from_set, **from_flags}
     _refuse_unknown(settings)
@@ -106,6 +109,7 @@ def resolve(settings: Layer) -> LoadedConfig:
     except ValidationError as error:
         raise _sentence(error, settings) from None
     provenance = {name: "default" for name in RunConfig.model_fields if name != "trl"}
+    provenance["logging_steps"] = f"default ({LOGGING_SOURCE})"
     updates: dict[str, Any] = {}
     for name, default in field_defaults(config.method, config.tuning).items():
         if name not in settings or getattr(config, name) is None:
@@ -126,6 +130,12 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def method_of(setting: Setting | None) -> str:
+    """The method that a setting names, for `tunesmith init`; sft where it names none."""
+    named = setting.value if setting else None
+    return named if isinstance(named, str) and named in METHODS else "sft"
+
+
 def _method_agrees(from_yaml: Layer, from_flags: Layer) -> None:
     flag, written = from_flags.get("method"), from_yaml.get("method")
     if flag and flag.value not in METHODS:
@@ -133,20 +143,24 @@ def _method_agrees(from_yaml: Layer, from_flags: Layer) -> None:
             f"there is no method {flag.value!r}", where="command line", fix=which_method(str(flag.value))
         )
     if flag and written and flag.value != written.value:
+        path = written.origin.rpartition(":")[0]
         raise ConfigError(
-            f"the command line says method {flag.value}, the file says {written.value}", where=written.origin
+            f"the command line says method {flag.value}, the file says {written.value}",
+            where=written.origin,
+            fix=f"tunesmith train {written.value} {path}, or write method: {flag.value} there",
         )
 
 
 def _refuse_unknown(settings: Layer) -> None:
-    faults: list[tuple[str, Setting, str | None]] = []
+    faults: list[tuple[str, Setting, str]] = []
+    method = method_of(settings.get("method"))
     for key, setting in settings.items():
         table, _, name = key.partition(".")
         if table != "trl" or not name:
             if key not in RunConfig.model_fields:
-                faults.append(
-                    (f"there is no key {key!r}", setting, _did_you_mean(nearest(key, RunConfig.model_fields)))
-                )
+                near = nearest(key, RunConfig.model_fields)
+                fix = f"did you mean {near}?" if near else f"tunesmith init {method} lists every key"
+                faults.append((f"there is no key {key!r}", setting, fix))
         elif name in OWNED_TRL_KEYS:
             faults.append((f"trl.{name} is not yours to set", setting, f"use {OWNED_TRL_KEYS[name]}"))
         elif name in RunConfig.model_fields:
@@ -158,12 +172,8 @@ def _refuse_unknown(settings: Layer) -> None:
         raise ConfigError(
             "; ".join(lines),
             where=faults[0][1].origin,
-            fix="; ".join(fix for _, _, fix in faults if fix) or None,
+            fix="; ".join(dict.fromkeys(fix for _, _, fix in faults)),
         )
-
-
-def _did_you_mean(name: str | None) -> str | None:
-    return f"did you mean {name}?" if name else "tunesmith init sft lists every key"
 
 
 def _no_table(setting: Setting) -> ConfigError:
@@ -194,7 +204,7 @@ def _sentence(error: ValidationError, settings: Layer) -> ConfigError:
     return ConfigError(
         "; ".join(dict.fromkeys(lines)),
         where="; ".join(dict.fromkeys(origins)) or None,
-        fix="tunesmith init sft explains every key",
+        fix=f"tunesmith init {method_of(settings.get('method'))} explains every key",
     )
 
 

@@ -121,3 +121,20 @@ TRAINERS_OF: dict[str, tuple[str, ...]] = {
     "max_completion_length": ("grpo", "rloo", "distillation"),
     "teacher_model": ("distillation",),
 }
+# Arguments of TRL's config class that a trainer's page in docs/methods speaks of; `init` writes them down.
+TRL_SETTINGS: dict[str, tuple[str, ...]] = {
+    "sft": ("packing", "neftune_noise_alpha"),
+    "dpo": ("beta", "loss_type", "loss_weights", "label_smoothing", "ld_alpha"),
+    "kto": ("beta", "loss_type", "desirable_weight", "undesirable_weight"),
+    "orpo": ("beta",),
+    "cpo": ("beta", "loss_type", "cpo_alpha", "simpo_gamma"),
+    "reward": ("center_rewards_coefficient",),
+    "grpo": (
+        "beta", "loss_type", "temperature", "scale_rewards", "importance_sampling_level", "epsilon",
+        "epsilon_high", "mask_truncated_completions", "entropy_coef", "log_completions", "use_vllm",
+    ),
+    "rloo": (
+        "beta", "temperature", "normalize_advantages", "reward_clip_range", "log_completions", "use_vllm",
+    ),
+    "distillation": ("beta", "temperature", "log_completions", "use_vllm"),
+}  # fmt: skip

@@ -141,7 +141,9 @@ class RunConfig(_Frozen):
         "Run", "Checkpoint every so many steps, or below 1 share of the run (default: as eval_steps)", gt=0
     )
     save_total_limit: int = _field("Run", "Checkpoints to keep", default=2, ge=1)
-    logging_steps: int = _field("Run", "Log every so many steps", default=10, ge=1)
+    logging_steps: int | None = _field(
+        "Run", "Log every so many steps (default: 10, in a short run a tenth of its steps)", ge=1
+    )
     load_best_model_at_end: bool = _field(
         "Run", "End with the checkpoint of the lowest evaluation loss", default=False
     )

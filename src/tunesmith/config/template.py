@@ -8,8 +8,9 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from tunesmith.config.defaults import field_defaults, trl_defaults
-from tunesmith.config.methods import METHODS, TRAINERS_OF
+from tunesmith.config.methods import METHODS, TRAINERS_OF, TRL_SETTINGS
 from tunesmith.config.run_config import RunConfig
+from tunesmith.config.trl_source import Written, written_arguments
 
 _HEADER = """\
 # A Tunesmith run. Train it with:   tunesmith train {method} {file}
@@ -25,6 +26,10 @@ _DATASETS = {
     "prompts": "openai/gsm8k",
 }
 _TRL_HEADER = "trl:                              # checked against TRL's own config class\n"
+_OF_EVERY_TRAINER = ("weight_decay", "max_grad_norm")
+_UNKNOWN = Written(None, "its default stands in TRL's documentation")
+_PINS = ("per_device_train_batch_size", "gradient_accumulation_steps")
+_PINNED = "both or neither: they multiply to global_batch_size (default: what fits into memory)"
 
 
 def run_yaml_template(method: str, file_name: str) -> str:
@@ -74,8 +79,16 @@ def _line(name: str, field: FieldInfo, method: str) -> str:
 
 
 def _trl_lines(method: str) -> str:
-    own = trl_defaults(method)
-    if not own:
-        return f"# {_TRL_HEADER}#   weight_decay: 0.01\n"
-    lines = [f"{f'#   {name}: {json.dumps(each.value)}':<50} # {each.source}\n" for name, each in own.items()]
-    return f"# {_TRL_HEADER}" + "".join(lines)
+    """The method's own settings with their sources, and TRL's defaults with its words for them."""
+    own, trainer = trl_defaults(method), METHODS[method].trainer
+    written = written_arguments(trainer)
+    lines = [f"# {_TRL_HEADER}"]
+    for name in dict.fromkeys([*own, *TRL_SETTINGS[trainer], *_OF_EVERY_TRAINER]):
+        value, meaning = own.get(name) or written.get(name, _UNKNOWN)
+        lines.append(_trl_line(name, value, meaning))
+    lines += [_trl_line(name, None, _PINNED) for name in _PINS]
+    return "".join(lines)
+
+
+def _trl_line(name: str, value: Any, meaning: str) -> str:
+    return f"{f'#   {name}: ' + ('' if value is None else json.dumps(value)):<50} # {meaning}\n"

@@ -1,7 +1,8 @@
 """From a row as it lies in the file to the row that TRL's trainers take; validation and training share it.
 
 Conversations become `messages` (and `tools`), pairs `prompt`, `chosen` and `rejected`, unpaired answers
-`prompt`, `completion` and `label`, prompts `prompt` beside all other columns. Plain text stays plain text.
+`prompt`, `completion` and `label`, prompts `prompt` beside all other columns, and `reference_answer` where
+rewards would not find the reference under its own name. Plain text stays plain text.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from tunesmith.data.checks.rows import Row, read_label
 from tunesmith.data.checks.tools import calls_of, parsed, tool_list
 from tunesmith.data.layout import CALLING_ROLES, MISSING, Layout, get_path, without_nulls
 from tunesmith.data.pairs import common_prompt, split_transcript
+from tunesmith.rewards.completions import REFERENCE, REFERENCE_COLUMNS
 
 Message = dict[str, Any]
 
@@ -79,7 +81,18 @@ def _prompts(row: Row, layout: Layout) -> Row:
         prompt = prompt[:-1]
     used = {slot for name, slot in layout.columns.items() if name not in ("reference",)}
     rest = {name: value for name, value in row.items() if name not in used and name != "prompt"}
-    return {"prompt": prompt, **rest} | _tools(row, layout)
+    return {"prompt": prompt, **rest} | _reference(row, layout) | _tools(row, layout)
+
+
+def _reference(row: Row, layout: Layout) -> Row:
+    """The reference once more, where rewards would look in no column or in another one."""
+    path = layout.columns.get("reference")
+    if path is None:
+        return {}
+    likelier = REFERENCE_COLUMNS[: REFERENCE_COLUMNS.index(path)] if path in REFERENCE_COLUMNS else None
+    if likelier is not None and not any(name in row for name in likelier):
+        return {}
+    return {REFERENCE: _value(row, layout, "reference")}
 
 
 def _asked(row: Row, layout: Layout) -> Any:

@@ -22,8 +22,8 @@ from tunesmith.data.batches import Batch
 from tunesmith.data.checks.rows import BadRow, Row
 from tunesmith.data.checks.tokens import TokenChecker, TokenCounts
 from tunesmith.data.convert import convert
-from tunesmith.data.formats import require
 from tunesmith.data.layout import Layout, kind_of
+from tunesmith.data.misfit import require
 from tunesmith.data.partial import Checks, Partial, check_batches
 from tunesmith.data.row_source import RowSource, open_rows
 from tunesmith.data.token_rows import LENGTH, SCHEMAS, token_row

@@ -56,11 +56,11 @@ CODES: dict[str, Code] = {
     "D101": Code("error", "chosen and rejected are the same", "take the pair out: it teaches nothing"),
     "D102": Code("error", "the pair has two prompts", "give chosen and rejected the same prompt"),
     "D103": Code(
-        "warning", "chosen is longer than rejected", "match lengths, or the model learns to be long"
+        "warning", "chosen and rejected differ in length", "match lengths, or the model learns the length"
     ),
     "D104": Code("warning", "labels are out of balance", "set desirable_weight and undesirable_weight"),
     "D105": Code("error", "all labels are the same", "add rows with the other label, or train another way"),
-    "D106": Code("error", "no reference answer", "fill it: without one the reward can't judge"),
+    "D106": Code("error", "no usable reference answer", "fill it: without one the reward can't judge"),
     "D107": Code("error", "columns fit another method", "choose the method that fits, or name the columns"),
     "D108": Code("error", "the pairs have no prompt", "add a column prompt, or name it: --map prompt=COLUMN"),
     # Model: what its template and tokenizer make of the rows.
@@ -89,9 +89,7 @@ CODES: dict[str, Code] = {
     "D402": Code("warning", "private key", "take it out and replace it: models repeat what they saw"),
     "D403": Code("warning", "e-mail address", "replace it, unless it is meant to be learned"),
     # Reward functions, called on real rows.
-    "D501": Code(
-        "error", "reward can't be called", "take completions and the columns it needs, and **kwargs"
-    ),
+    "D501": Code("error", "reward can't be called, or fails", "mend the function at the line that is named"),
     "D502": Code("warning", "reward gives None", "return a number for every completion"),
     "D503": Code("error", "reward gives NaN or infinity", "return a finite number for every completion"),
     "D504": Code("error", "reward gives the wrong shape", "return a list with one number a completion"),
@@ -119,12 +117,16 @@ def known_codes(codes: Iterable[str]) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: `row` is 0-based, None for the set; `field` is a path in the user's names."""
+    """One thing that is wrong: `row` is 0-based, None for the set; `field` is a path in the user's names.
+
+    `advice` says what to do where that is more than the code knows.
+    """
 
     code: str
     row: int | None
     field: str | None
     message: str
+    advice: str = ""
 
     @property
     def level(self) -> Level:
@@ -134,7 +136,12 @@ class Finding:
     @property
     def fix(self) -> str:
         """What to do about it."""
-        return CODES[self.code].fix
+        return self.advice or CODES[self.code].fix
+
+    @property
+    def is_of_reward(self) -> bool:
+        """Whether a reward said so: it saw a few of the rows, and leaving these out would not mend it."""
+        return self.code.startswith("D5") or (self.field or "").startswith("reward ")
 
     @property
     def place(self) -> str:

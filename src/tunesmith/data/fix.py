@@ -18,9 +18,8 @@ from tunesmith.errors import DataError
 from tunesmith.runs.files import replaced_whole
 
 # Beside rows with errors: copies, answers of which nothing is left, and what a model must not learn by heart.
-DROPPED = frozenset(code for code, meaning in CODES.items() if meaning.level == "error") | {
-    "D206", "D301", "D401", "D402",
-}  # fmt: skip
+_ERRORS = (code for code, meaning in CODES.items() if meaning.level == "error")
+DROPPED = frozenset(code for code in _ERRORS if not code.startswith("D5")) | {"D206", "D301", "D401", "D402"}
 # Not about a row of the data that are copied: D303 names rows of the evaluation data.
 _ELSEWHERE = frozenset({"D303"})
 REPAIRED = frozenset({"D009", "D016"})
@@ -41,7 +40,7 @@ class Fixes:
     def collect(self, finding: Finding) -> None:
         """Take note of a finding; it is what a `FindingLog` streams to."""
         accepted = finding.code in self.allowed and finding.code >= "D1"  # what is below can't be converted
-        if finding.row is None or finding.code in _ELSEWHERE or accepted:
+        if finding.row is None or finding.code in _ELSEWHERE or accepted or finding.is_of_reward:
             return
         if finding.code in DROPPED:
             self.drop.setdefault(finding.row, finding.code)

@@ -13,7 +13,8 @@ from tunesmith.data.column_map import checked_map
 from tunesmith.data.findings import Finding
 from tunesmith.data.layout import KINDS, MISSING, PLAIN_ROLES, ROLE_ALIASES, Layout, get_path
 from tunesmith.data.pairs import is_transcript
-from tunesmith.errors import ConfigError, DataError
+from tunesmith.errors import ConfigError
+from tunesmith.rewards.completions import REFERENCE_COLUMNS
 
 # Column names that fill a slot, the likeliest first.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -37,9 +38,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "loser",
     ),
     "label": ("label", "kto_tag", "desirable", "thumbs_up"),
-    "reference": (
-        "answer", "solution", "ground_truth", "reference", "target", "final_answer", "output", "label",
-    ),
+    "reference": REFERENCE_COLUMNS,
     "system": ("system", "system_prompt", "system_message"),
     "tools": ("tools", "functions"),
     "history": ("history",),
@@ -89,34 +88,6 @@ def detect(
         said = ", ".join(f"{slot} is {column}" for slot, column in given.items())
         return replace(layout, evidence=(f"as given: {said}", *layout.evidence))
     return layout
-
-
-def fitting_methods(columns: Sequence[str], sample: Sequence[Any]) -> list[str]:
-    """The methods, one of each kind, that these columns fit."""
-    return [name for name in ("sft", "dpo", "kto", "grpo") if detect(name, columns, sample) is not None]
-
-
-def no_layout(method: str, columns: Sequence[str], sample: Sequence[Any]) -> str:
-    """A sentence that says what was found instead of what the method needs."""
-    needs = {
-        "conversation": "messages, or a prompt and a completion, or text",
-        "preference": "chosen and rejected",
-        "unpaired": "a prompt, a completion and a label that is true or false",
-        "prompts": "a prompt",
-    }[KINDS[method]]
-    others = [name for name in fitting_methods(columns, sample) if KINDS[name] != KINDS[method]]
-    fits = f"; they fit {' or '.join(others)}" if others else ""
-    inner = [name for name in columns if _holds_rows(name, sample)]
-    if len(columns) == 1 and inner:
-        fits = f"; the rows lie in the list under {inner[0]!r}: save that list as the file"
-    return f"{method} needs {needs}, and the columns are {', '.join(columns) or 'none'}{fits}"
-
-
-def _holds_rows(column: str, sample: Sequence[Any]) -> bool:
-    values = [row.get(column) for row in sample if isinstance(row, dict)]
-    return (
-        len(values) == 1 and isinstance(values[0], list) and any(isinstance(each, dict) for each in values[0])
-    )
 
 
 def _columns_for(
@@ -362,21 +333,3 @@ def late_columns(late: Mapping[str, int], layout: Layout) -> Iterator[Finding]:
                 message = f"begins at row {row:,}, after the format was told: it is not read as the {slot}"
                 yield Finding("D019", None, column, message)
                 break
-
-
-def require(
-    method: str, columns: Sequence[str], sample: Sequence[Any], given: Mapping[str, str], path: str
-) -> Layout:
-    """The layout that `detect` finds.
-
-    Raises:
-        DataError: none fits the method.
-    """
-    layout = detect(method, columns, sample, given)
-    if layout is None:
-        raise DataError(
-            no_layout(method, columns, sample),
-            where=path,
-            fix="choose the method that fits, or name the columns with --map SLOT=COLUMN",
-        )
-    return layout

@@ -27,7 +27,8 @@ class DataReport:
     rows whose last token to learn ends the answer, `num_left_out` those whose faults were allowed and that
     can't be encoded, `mixture` the rows of each source. `num_tokens` are both texts of a pair, and the prompt
     alone where the model answers itself; `longest` is the longest text. `pair_lengths` are mean tokens of
-    the chosen and the rejected answers, `rewards` what each reward made of sample completions, in words.
+    the chosen and the rejected answers, `rewards` what each reward made of sample completions, in words, and
+    `reward_trials` the same in figures.
     """
 
     formats: dict[str, str] = field(default_factory=dict)
@@ -44,6 +45,7 @@ class DataReport:
     pair_lengths: dict[str, float] = field(default_factory=dict)
     mixture: dict[str, int] = field(default_factory=dict)
     rewards: dict[str, str] = field(default_factory=dict)
+    reward_trials: list[dict[str, Any]] = field(default_factory=list)
     fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
 

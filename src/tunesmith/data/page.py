@@ -187,9 +187,12 @@ def _codes(document: dict[str, Any]) -> list[dict[str, Any]]:
         ]
         codes.append({
             "code": code, "count": count, "level": level if level in LEVELS else "info",
-            "title": known.title if known else code, "fix": known.fix if known else first.get("fix") or "",
+            "title": known.title if known else code, "fix": first.get("fix") or (known.fix if known else ""),
             "findings": findings, "num_more": max(0, count - len(findings)),
             "places": _places(findings, count),
+            # No copy of the data mends what only a reward found.
+            "of_reward": bool(findings)
+            and all(str(each["field"]).startswith("reward ") for each in findings),
             "allowed": level == "error" and code in (document.get("allowed") or []),
         })  # fmt: skip
     return sorted(codes, key=lambda each: (LEVELS.index(each["level"]), each["code"]))
@@ -364,7 +367,7 @@ def _parts(segments: list[dict[str, Any]]) -> tuple[list[tuple[str, str]], int]:
 def _next_steps(document: dict[str, Any], codes: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """What to run next and why, as (sentence, command)."""
     data, method = (shlex.quote(str(document.get(name) or name.upper())) for name in ("data", "method"))
-    tokens, found = _part(document, "tokens"), {each["code"] for each in codes}
+    tokens, found = _part(document, "tokens"), {each["code"] for each in codes if not each["of_reward"]}
     model = shlex.quote(str(tokens.get("model") or "MODEL"))
     with_model = f" --model {model}" if tokens else ""
     limit = f" --max-length {tokens['max_length']}" if tokens.get("max_length") else ""

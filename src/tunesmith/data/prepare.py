@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.run_config import DatasetSource, RunConfig
+from tunesmith.data.checks.duplicates import copies_across
 from tunesmith.data.checks.rewards import check_reward
 from tunesmith.data.encoded_rows import EncodedSource, encode_source
 from tunesmith.data.findings import CODES, FindingLog, known_codes
 from tunesmith.data.learnable import DataReport, fingerprint, hold_out, keep_learnable, trained_columns
+from tunesmith.data.misfit import map_text
 from tunesmith.data.partial import Partial
 from tunesmith.data.report import ModelFit, conclude
 from tunesmith.data.token_rows import SOURCE
@@ -55,6 +58,7 @@ def prepare_data(
         part.checked.evaluation = [each for other in held_out for each in other.checked.signatures]
         _try_rewards(part, rewards or {}, report)
         report.notes += verdict(source, part.checked, config, tokenizer)
+    report.notes += _copies(parts)
     for part in held_out:
         report.notes += [
             f"evaluation: {note}" for note in verdict(part.source, part.checked, config, tokenizer)
@@ -97,6 +101,21 @@ def _try_rewards(part: EncodedSource, rewards: Mapping[str, Callable[..., Any]],
         part.checked.log.extend(found)
         if tried:
             report.rewards[name] = tried.said()
+            report.reward_trials.append({"data": part.source.path, **tried.as_dict()})
+
+
+def _copies(parts: list[EncodedSource]) -> list[str]:
+    """A note on rows that two data sets of the run have in common."""
+    found = copies_across([part.checked.signatures for part in parts])
+    if found is None:
+        return []
+    paths = [part.source.path for part in parts]
+    names = [path if paths.count(path) == 1 else f"{path}#{index}" for index, path in enumerate(paths)]
+    more = f", and {found.number - 1:,} more" if found.number > 1 else ""
+    return [
+        f"D301 {CODES['D301'].title}: row {found.row} of {names[found.source]} is the same as "
+        f"row {found.first_row} of {names[found.first_source]}{more}"
+    ]
 
 
 def verdict(source: DatasetSource, checked: Partial, config: RunConfig, tokenizer: Any) -> list[str]:
@@ -123,12 +142,16 @@ def _refused(source: DatasetSource, log: FindingLog, blocking: list[str], config
     first = next(each for each in log.kept() if each.code in blocking)
     others = sum(log.counts[code] for code in blocking) - 1
     place = first.place.replace(", ", ": ", 1) if first.row is not None else first.field or ""
-    said = f"{place} {first.message}".strip()
-    command = f"tunesmith validate {source.path} --method {config.method}"
+    # The colon tells the name of a reward or a column from the sentence about it.
+    said = f"{place}: {first.message}" if first.is_of_reward else f"{place} {first.message}".strip()
+    command = f"tunesmith validate {shlex.quote(source.path)} --method {config.method}"
+    command += f" --map {shlex.quote(map_text(source.map))}" if source.map else ""
     if first.code.startswith("D2"):
         command += f" --model {config.model} --max-length {config.max_length}"
-    if first.code.startswith("D5"):
-        command += "".join(f" --reward {reward.function}" for reward in config.rewards)
+    if first.is_of_reward:
+        command += "".join(f" --reward {shlex.quote(reward.function)}" for reward in config.rewards)
+    # The command line has no arguments for rewards: with them it would show something else.
+    differs = first.is_of_reward and any(reward.args for reward in config.rewards)
     where = f"{source.path}, {first.place}" if first.row is not None else source.path
     # A reward that can't be called, or gives no rewards, can't be trained with either.
     accept = "" if first.code in ("D501", "D504") else f", --allow {first.code} accepts it"
@@ -140,14 +163,15 @@ def _refused(source: DatasetSource, log: FindingLog, blocking: list[str], config
             else ""
         ),
         where=where,
-        fix=f"{first.fix}; {command} shows all{accept}",
+        fix=first.fix + ("" if differs else f"; {command} shows all") + accept,
     )
 
 
 def _first(log: FindingLog, code: str) -> str:
     found = next(each for each in log.kept() if each.code == code)
     count = log.counts[code]
-    place = f"{found.place} " if found.row is not None or found.field else ""
+    there = found.row is not None or found.field
+    place = found.place + (": " if found.is_of_reward else " ") if there else ""
     return f"{place}{found.message}" + (f", and {count - 1:,} more" if count > 1 else "")
 
 

@@ -12,8 +12,8 @@ from tunesmith.config.run_config import DatasetSource
 from tunesmith.data.checks.rows import BadRow, Row, RowChecker
 from tunesmith.data.convert import convert
 from tunesmith.data.findings import CODES
-from tunesmith.data.formats import require
 from tunesmith.data.layout import Layout
+from tunesmith.data.misfit import require
 from tunesmith.data.row_source import open_rows
 from tunesmith.data.tokens import IGNORED_LABEL, Encoder, Rendered
 from tunesmith.data.validate import column_names

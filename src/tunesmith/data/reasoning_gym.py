@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,14 @@ _BATCH = 64
 def is_reasoning_gym(path: str) -> bool:
     """True when `path` names a task of reasoning-gym."""
     return path.startswith(PREFIX)
+
+
+def meant(path: str) -> str | None:
+    """The task that a misspelt `reasoninggym:TASK` means; None where nothing of the kind is meant."""
+    said, colon, task = path.partition(":")
+    plain = said.strip().lower().replace("-", "_").replace(" ", "_")
+    near = difflib.get_close_matches(plain, [PREFIX.removesuffix(":")], n=1, cutoff=0.8)
+    return f"{PREFIX}{task.strip()}" if colon and near else None
 
 
 def open_task(source: DatasetSource) -> Dataset:

@@ -8,18 +8,22 @@ from typing import Any
 
 from tunesmith.config.methods import METHODS
 from tunesmith.data.checks.duplicates import duplicate_findings, leakage_findings
-from tunesmith.data.checks.rewards import RewardReport
+from tunesmith.data.checks.reward_report import RewardReport
 from tunesmith.data.checks.signatures import concatenate
 from tunesmith.data.checks.tokens import set_findings
 from tunesmith.data.findings import CODES, Finding, FindingLog
 from tunesmith.data.formats import late_columns
 from tunesmith.data.layout import Layout
 from tunesmith.data.partial import Partial
+from tunesmith.data.reasoning_gym import is_reasoning_gym
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `tunesmith validate` says; `layout` is None where the columns fit no format of the method."""
+    """What `tunesmith validate` says; `layout` is None where the columns fit no format of the method.
+
+    `guess` then says which columns may fill slots, going by their names.
+    """
 
     data: str
     method: str
@@ -31,6 +35,7 @@ class Report:
     tokens: dict[str, Any] | None = None
     rewards: tuple[RewardReport, ...] = ()
     files: dict[str, int] = field(default_factory=dict)
+    guess: dict[str, str] = field(default_factory=dict)
 
     @property
     def fit(self) -> bool:
@@ -108,7 +113,8 @@ def conclude(
         signed = concatenate(part.signatures)
         # The same prompt with several answers is what preferences and unpaired answers are made of.
         several = part.layout.kind in ("preference", "unpaired")
-        found = duplicate_findings(signed)
+        # Generated questions are alike by their template, and each is a question of its own.
+        found = duplicate_findings(signed, near=not is_reasoning_gym(data))
         log.extend(each for each in found if not (several and each.code == "D305"))
         if part.evaluation:
             log.extend(leakage_findings(signed, concatenate(part.evaluation)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.run_config import DatasetSource
-from tunesmith.data.reasoning_gym import is_reasoning_gym, open_task
+from tunesmith.data.reasoning_gym import is_reasoning_gym, meant, open_task
 from tunesmith.errors import DataError, DownloadError, TunesmithError
 
 if TYPE_CHECKING:
@@ -40,6 +40,12 @@ def open_dataset(source: DatasetSource) -> Dataset:
         elif is_reasoning_gym(source.path):
             refuse_other_split(source, ["train"])
             dataset = open_task(source)
+        elif near := meant(source.path):
+            raise DataError(
+                f"there is no dataset {source.path}; did you mean {near}?",
+                where=source.path,
+                fix=f"write {near}",
+            )
         elif _looks_local(source.path):
             raise DataError(
                 f"there is no file or folder {source.path}",

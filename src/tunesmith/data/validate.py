@@ -9,13 +9,15 @@ from typing import Any
 
 from tunesmith.config.run_config import DatasetSource
 from tunesmith.data.batches import Batch
-from tunesmith.data.checks.rewards import RewardReport, check_reward
+from tunesmith.data.checks.reward_report import RewardReport
+from tunesmith.data.checks.rewards import check_reward
 from tunesmith.data.checks.rows import BadRow, Row, RowChecker
 from tunesmith.data.checks.tokens import TokenChecker
 from tunesmith.data.convert import convert
 from tunesmith.data.findings import Finding, FindingLog
-from tunesmith.data.formats import detect, no_layout
+from tunesmith.data.formats import detect
 from tunesmith.data.layout import Layout
+from tunesmith.data.misfit import advice, guess, misfit, no_layout
 from tunesmith.data.partial import Checks, Partial, check_batches, sign_batches
 from tunesmith.data.report import ModelFit, Report, conclude
 from tunesmith.data.row_source import SAMPLE_ROWS, RowSource, open_rows
@@ -74,12 +76,15 @@ def _without_format(request: Request, rows: RowSource, sample: list[Row | BadRow
     if not sample:
         log.add(Finding("D306", None, None, "there is no row in it"))
     elif columns or not all(isinstance(row, BadRow) for row in sample):
-        log.add(Finding("D107", None, None, no_layout(request.method, columns, sample)))
+        said = no_layout(request.method, columns, sample)
+        log.add(Finding("D107", None, None, said, advice(request.method, columns)))
     for number, row in rows.rows() if sample else ():
         if isinstance(row, BadRow):
             log.add(Finding("D001", number, None, str(row)))
     num_rows = rows.count() if sample else 0
-    return Report(request.source.path, request.method, num_rows, log, allowed=request.allowed)
+    guessed = guess(request.method, columns)
+    path = request.source.path
+    return Report(path, request.method, num_rows, log, allowed=request.allowed, guess=guessed)
 
 
 def check_shard(request: Request) -> Partial:
@@ -91,7 +96,7 @@ def check_shard(request: Request) -> Partial:
     rows = open_rows(request.source)
     layout, sample = told_format(rows, request.method, request.given)
     if layout is None:
-        raise DataError(no_layout(request.method, column_names(sample), sample), where=request.source.path)
+        raise misfit(request.method, column_names(sample), sample, request.source.path)
     return check(request, rows, layout, column_names(sample))
 
 
@@ -135,10 +140,8 @@ def check(request: Request, rows: RowSource, layout: Layout, known: list[str]) -
         held_out = open_rows(request.evaluation)
         other, sample = told_format(held_out, request.method, given_for(held_out, request.given))
         if other is None:
-            raise DataError(
-                f"evaluation: {no_layout(request.method, column_names(sample), sample)}",
-                where=request.evaluation.path,
-            )
+            error = misfit(request.method, column_names(sample), sample, request.evaluation.path)
+            raise DataError(f"evaluation: {error.message}", where=error.where, fix=error.fix)
         part.evaluation = sign_batches(held_out.batches(other.root_columns), other)
     return part
 

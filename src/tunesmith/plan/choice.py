@@ -63,8 +63,8 @@ def choose(
             )
             if need <= free or (micro_batch == per_device[-1] and (checkpointing or wanted is not None)):
                 fit = (
-                    f"{micro_batch} rows at a time: about {max(need, 0.1):.1f} GiB "
-                    f"of {machine.memory_gib:.1f} free"
+                    f"{micro_batch} {'row' if micro_batch == 1 else 'rows'} at a time: "
+                    f"about {max(need, 0.1):.1f} GiB of {machine.memory_gib:.1f} free"
                     + (", activations recomputed" if checkpointing else "")
                 )
                 return Choice(

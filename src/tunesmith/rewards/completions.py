@@ -11,11 +11,15 @@ from tunesmith.errors import DataError
 
 Reward = Callable[..., list[float | None]]
 
+# Where `map: {reference: COLUMN}` puts the right answers, for rewards to find them whatever COLUMN is called.
+REFERENCE = "reference_answer"
 # Columns that hold what a good completion says, the likeliest first.
 REFERENCE_COLUMNS = (
-    "answer", "solution", "ground_truth", "reference", "reference_answer", "target", "final_answer",
+    REFERENCE, "answer", "solution", "ground_truth", "reference", "target", "final_answer",
     "expected_answer", "gold", "output", "label",
 )  # fmt: skip
+# What TRL passes besides columns; completions have a parameter of their own.
+_PASSED = ("trainer_state", "log_extra", "log_metric", "prompts", "completion_ids", "environments")
 _BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 _FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
@@ -42,13 +46,18 @@ def column_of(columns: Mapping[str, Any], name: str | None, reward: str) -> Sequ
     if found and found[0] in columns:
         values: Sequence[Any] = columns[found[0]]
         return values
-    given = ("trainer_state", "log_extra", "log_metric", "prompts", "completion_ids", "environments")
-    there = ", ".join(each for each in columns if each not in given) or "none but the prompt"
+    by_args = f"in RUN.yaml rewards: [{{function: {reward}, args: {{column: COLUMN}}}}]"
     raise DataError(
         f"{reward} finds no column {name!r}" if name else f"{reward} finds no column with reference answers",
-        where=f"columns of the data: {there}",
-        fix=f"name it: rewards: [{{function: {reward}, args: {{column: NAME}}}}]",
+        where=columns_said(columns),
+        fix=f"name it {by_args}" if name else f"name it: --map reference=COLUMN, or {by_args}",
     )
+
+
+def columns_said(columns: Mapping[str, Any]) -> str:
+    """The columns of the data among what TRL passes, for a sentence."""
+    there = [each for each in columns if each not in _PASSED]
+    return f"columns of the data: {', '.join(there) or 'none but the prompt'}"
 
 
 def answers_of(value: Any) -> list[str]:

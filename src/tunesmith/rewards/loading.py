@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,11 @@ from tunesmith.rewards.library import make, names
 
 # What TRL 1.16 hands to a reward function besides the columns (GRPOTrainer._calculate_rewards).
 GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+# So many names of a file are listed where the one that was asked for isn't there.
+_NAMED = 8
+# Code in these folders is not what the writer of a reward mends.
+_OURS = Path(__file__).parent.parent
+_LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 def load(source: RewardSource) -> Callable[..., Any]:
@@ -64,9 +70,7 @@ def load_reward(name: str) -> Callable[..., Any]:
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
-            there = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
-            fix = f"it has {', '.join(there[:8])}" if there else "define it at the top level of the file"
-            raise _refusal(name, f"{source} has no {attribute!r}", fix)
+            raise _not_there(name, source, attribute, module)
         found = getattr(found, part)
     if inspect.isclass(found):
         fix = f"add a line such as `reward = {attribute}()` and name that"
@@ -108,6 +112,15 @@ def _unknown(name: str) -> ConfigError:
     asked = f"; did you mean {near[0]}?" if near else ""
     fix = f"the library has {', '.join(names())}; your own: FILE.py:FUNCTION or package.module:FUNCTION"
     return _refusal(name, f"there is no reward {name!r} in the library{asked}", fix)
+
+
+def _not_there(name: str, source: str, attribute: str, module: ModuleType) -> ConfigError:
+    there = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+    near = difflib.get_close_matches(attribute, there, n=1)
+    asked = f"; did you mean {near[0]}?" if near else ""
+    more = f" and {len(there) - _NAMED} more" if len(there) > _NAMED else ""
+    fix = f"it has {', '.join(there[:_NAMED])}{more}" if there else "define it at the top level of the file"
+    return _refusal(name, f"{source} has no {attribute!r}{asked}", fix)
 
 
 def _is_path(source: str) -> bool:
@@ -171,6 +184,33 @@ def first_line(error: BaseException) -> str:
     """An exception as a report names it: its kind and the first line of what it says."""
     said = str(error).strip().split("\n")[0][:200]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def raised_at(error: BaseException) -> str:
+    """What a reward raised, and the line of its own file: `KeyError: 'colour' (my_rewards.py:33)`.
+
+    Its file is that of the outermost frame that is neither Tunesmith's nor a library's, and the line the
+    innermost one in it. Without such a frame, as for the library's rewards, no line is named.
+    """
+    frames = []
+    traceback = error.__traceback__
+    while traceback:
+        frames.append((traceback.tb_frame.f_code.co_filename, traceback.tb_lineno))
+        traceback = traceback.tb_next
+    own = next((name for name, _ in frames if _is_users(Path(name))), None)
+    if own is None:
+        return first_line(error)
+    path, line = Path(own), [line for name, line in frames if name == own][-1]
+    here = Path.cwd()
+    shown = path.relative_to(here) if path.is_relative_to(here) else path
+    return f"{first_line(error)} ({shown}:{line})"
+
+
+def _is_users(path: Path) -> bool:
+    if not path.is_file() or path.is_relative_to(_OURS):
+        return False
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return not installed and not any(path.is_relative_to(folder) for folder in _LIBRARIES)
 
 
 @contextlib.contextmanager

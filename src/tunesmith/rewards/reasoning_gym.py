@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tunesmith.errors import DataError, MissingPackageError
+from tunesmith.rewards.completions import columns_said
 
 PREFIX = "reasoning_gym:"
 DEFAULTS: dict[str, Any] = {"size": 1000, "seed": 42}
@@ -104,15 +105,15 @@ def settings_text(settings: dict[str, Any]) -> str:
     return json.dumps({"reasoning_gym": version(), **settings})
 
 
-def version() -> str:
-    """The version of reasoning-gym that is installed.
+def version(where: str = "reasoning_gym") -> str:
+    """The version of reasoning-gym that is installed; `where` names what asks for it.
 
     Raises:
         MissingPackageError: none is.
     """
     if importlib.util.find_spec("reasoning_gym") is None:
         raise MissingPackageError(
-            "reasoning-gym is not installed", fix="pip install 'tunesmith[reasoning-gym]'"
+            "reasoning-gym is not installed", where=where, fix="pip install 'tunesmith[reasoning-gym]'"
         )
     return _version()
 
@@ -127,9 +128,9 @@ def _version() -> str:
 
 def reasoning_gym_score(
     completions: Sequence[Any],
-    task: Sequence[str | None],
-    entry: Sequence[int | None],
-    settings: Sequence[str | None],
+    task: Sequence[str | None] | None = None,
+    entry: Sequence[int | None] | None = None,
+    settings: Sequence[str | None] | None = None,
     **kwargs: Any,
 ) -> list[float | None]:
     """The task's own score of each completion's answer, 0 to 1; None for a row of another data set.
@@ -138,9 +139,16 @@ def reasoning_gym_score(
     which the scorer fails or hangs gets 0.
 
     Raises:
-        DataError: an entry can't be made again, or the scorer fails on the right answer too.
+        DataError: the data are none of reasoning-gym's, an entry can't be made again, or the scorer fails on
+            the right answer too.
         MissingPackageError: reasoning-gym is not installed.
     """
+    if task is None or entry is None or settings is None:
+        raise DataError(
+            "reasoning_gym judges only rows that reasoning-gym made, with columns task, entry and settings",
+            where=columns_said(kwargs),
+            fix=f"use dataset: {PREFIX}TASK, or a reward such as numeric_answer or exact_answer",
+        )
     return [
         _score(_answer(completion), *row)
         for completion, row in zip(completions, zip(task, entry, settings, strict=True), strict=True)
@@ -157,9 +165,9 @@ def _score(answer: str, task: str | None, entry: int | None, settings: str | Non
     where = f"entry {entry} of {task}"
     request = {"op": "score", "task": task, "settings": _current(settings, where), "entry": entry}
     request["limit_s"] = SCORE_LIMIT_S
-    reply = _ask({**request, "answer": answer})
+    reply = _ask({**request, "answer": answer}, where)
     if _is_answers_fault(reply):
-        right = _ask(request)  # without an answer: the right one is judged
+        right = _ask(request, where)  # without an answer: the right one is judged
         if _is_answers_fault(right):
             said = right.get("raised", "it takes too long, or ends its process")
             raise DataError(
@@ -198,9 +206,9 @@ def _current(settings: str, where: str) -> dict[str, Any]:
             where=where,
             fix=f"make the rows with dataset: {PREFIX}TASK",
         ) from None
-    if made_with != version():
+    if made_with != (here := version(where)):
         raise DataError(
-            f"the rows were made with reasoning-gym {made_with}; {version()}, which is here, may differ",
+            f"the rows were made with reasoning-gym {made_with}; {here}, which is here, may differ",
             where=where,
             fix=f"make the rows again, or pip install reasoning-gym=={made_with}",
         )
@@ -252,8 +260,8 @@ class _Child:
 _children: list[_Child] = []
 
 
-def _ask(request: dict[str, Any]) -> dict[str, Any]:
-    version()  # raises where the package is missing
+def _ask(request: dict[str, Any], where: str) -> dict[str, Any]:
+    version(where)  # raises where the package is missing
     with _LOCK:
         if not _children or _children[0].owner != os.getpid():  # a fork must not read its parent's replies
             _children[:] = [_Child()]
@@ -274,7 +282,7 @@ def _stop() -> None:
 
 
 def _asked(request: dict[str, Any], where: str) -> Any:
-    return _value_of(_ask(request), where)
+    return _value_of(_ask(request, where), where)
 
 
 def _value_of(reply: dict[str, Any], where: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.checks.reward_calls import as_rewards, awaited, is_async
 from tunesmith.rewards.completions import text_of
-from tunesmith.rewards.loading import first_line, load
+from tunesmith.rewards.loading import load, raised_at
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.events import Listener, Sample
 
@@ -92,7 +92,7 @@ class Judge:
             except _OutOfTime as error:
                 raise RewardFailed(f"reward {name} raised TimeoutError: {error}") from error
             except (Exception, SystemExit) as error:  # whatever a user's function raises (test_judge.py)
-                raise RewardFailed(f"reward {name} raised {first_line(error)}") from error
+                raise RewardFailed(f"reward {name} raised {raised_at(error)}") from error
             return finish(value, given)
 
         call.__name__ = name  # TRL names the metrics after it

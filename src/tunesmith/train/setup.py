@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith.config.defaults import logging_steps
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.chat_templates import put_in_chat_template
 from tunesmith.data.prepare import PreparedData, prepare_data
@@ -23,7 +24,7 @@ from tunesmith.train.model import load_model, load_model_config, measure_model, 
 from tunesmith.train.origin import Origin, origin_of
 from tunesmith.train.tracking import wanted_trackers
 from tunesmith.train.trainers import TRAINERS
-from tunesmith.train.trl_settings import build_trl_config, check_trl_keys, trl_arguments
+from tunesmith.train.trl_settings import build_trl_config, check_trl_table, trl_arguments
 from tunesmith.train.versions import check_versions
 
 
@@ -68,8 +69,8 @@ def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) 
     listener(Phase("checking the configuration"))
     check_versions()
     method = TRAINERS[config.trainer]
-    config_class, _ = method.classes()
-    check_trl_keys(config, config_class)
+    config_class, trainer_class = method.classes()
+    check_trl_table(config, config_class, trainer_class)
     method.check(config)
     wanted_trackers(config)
     machine = probe_machine(config.device)
@@ -92,6 +93,8 @@ def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) 
         num_sampled=method.num_sampled(config) // machine.num_devices,
     )
     choice = choose(config, machine, facts, method.row_length(config, data.report), load)
+    num_steps = method.num_steps(config, data.report, choice)
+    config = _with_logging_steps(config, num_steps)
     build_trl_config(config_class, trl_arguments(method, config, choice, data.report, None))
     refuse_full_disk(config, facts)
     if origin.was_quantized:
@@ -112,9 +115,15 @@ def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) 
         machine,
         facts,
         choice,
-        method.num_steps(config, data.report, choice),
+        num_steps,
         tuple(notes),
     )
+
+
+def _with_logging_steps(config: RunConfig, num_steps: int) -> RunConfig:
+    if config.logging_steps is not None:
+        return config
+    return config.model_copy(update={"logging_steps": logging_steps(num_steps)})
 
 
 def refuse_several_processes(machine: MachineFacts) -> None:

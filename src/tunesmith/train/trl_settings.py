@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import re
+import traceback
+from collections.abc import Collection
 from typing import Any
 
 from tunesmith.config.loading import nearest
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, MissingPackageError
 from tunesmith.plan.choice import Choice
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train import renamed
 from tunesmith.train.method_trainer import MethodTrainer
+from tunesmith.train.trl_values import check_trl_values
 
 # Ours, whatever the user writes: tracking has one owner (train.tracking), the progress bar is the caller's.
 _LOCAL_ONLY = {"disable_tqdm": True, "report_to": "none"}
@@ -22,6 +26,25 @@ _LOCAL_ONLY = {"disable_tqdm": True, "report_to": "none"}
 _AS_IT_IS = {"logging_nan_inf_filter": False}
 # Users may overrule these in `trl:`; each keeps a run from being published without being asked.
 _PRIVATE = {"hub_private_repo": True, "trackio_static_space_id": False}
+# Switches that need a package, and how pip names it; TRL asks for it when the model is loaded already.
+_PACKAGES = {"use_vllm": ("vllm", "trl[vllm]"), "use_liger_kernel": ("liger_kernel", "liger-kernel")}
+# What Python raises where a value can't be used; memory, files and torch's own failures are not among these.
+_OF_A_VALUE = (
+    TypeError, ValueError, LookupError, NameError, AttributeError, NotImplementedError, AssertionError,
+    ArithmeticError,
+)  # fmt: skip
+
+
+def check_trl_table(config: RunConfig, config_class: type, trainer_class: type) -> None:
+    """Make sure that TRL can take the `trl:` table: its keys, its values, and the packages it asks for.
+
+    Raises:
+        ConfigError: it can't take a key or a value.
+        MissingPackageError: a package isn't installed.
+    """
+    check_trl_keys(config, config_class)
+    check_trl_values(config.trl, config_class, trainer_class)
+    check_trl_packages(config)
 
 
 def check_trl_keys(config: RunConfig, config_class: type) -> None:
@@ -41,6 +64,21 @@ def check_trl_keys(config: RunConfig, config_class: type) -> None:
                 f"{config_class.__name__} of TRL has no argument {key!r}",
                 where=f"trl.{key}",
                 fix=f"did you mean {near}?" if near else "see TRL's documentation for its arguments",
+            )
+
+
+def check_trl_packages(config: RunConfig) -> None:
+    """Make sure that what the `trl:` table switches on is installed.
+
+    Raises:
+        MissingPackageError: a package isn't.
+    """
+    for key, (module, name) in _PACKAGES.items():
+        if config.trl.get(key) and importlib.util.find_spec(module) is None:
+            raise MissingPackageError(
+                f"trl.{key} needs the package {module}, which is not installed",
+                where=f"trl.{key}",
+                fix=f"python -m pip install '{name}', or leave trl.{key} out",
             )
 
 
@@ -119,6 +157,32 @@ def refused_by_trl(error: Exception, arguments: dict[str, Any]) -> ConfigError:
         f"TRL refuses the settings: {text}",
         where=", ".join(keys) or "trl",
         fix=f"change {keys[0]}" if keys else "add --dry-run to see every setting and where it comes from",
+    )
+
+
+def refused_in_use(error: Exception, keys: Collection[str]) -> ConfigError | None:
+    """A sentence for what TRL raised when it used the values of `keys`, the user's own of the `trl:` table.
+
+    None where these can't be the reason: there are none, or the error came from elsewhere.
+    """
+    if not keys or not isinstance(error, _OF_A_VALUE):
+        return None
+    packages = [
+        str(frame.f_globals.get("__name__")).partition(".")[0]
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    ours_and_theirs = [name for name in packages if name in ("tunesmith", "trl", "transformers")]
+    if not ours_and_theirs or ours_and_theirs[-1] == "tunesmith":
+        return None
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    lines = " ".join([text, *(str(frame.line) for frame in traceback.extract_tb(error.__traceback__))])
+    named = [f"trl.{key}" for key in keys if re.search(rf"\b{key}s?\b", lines)]
+    named = named or [f"trl.{key}" for key in keys]
+    return ConfigError(
+        f"TRL failed before its first step was done: {type(error).__name__}: {text}",
+        where=", ".join(named),
+        fix=f"change {', '.join(named)} or leave {'it' if len(named) == 1 else 'them'} out; if TRL fails all "
+        "the same, it is a bug of Tunesmith: run it again with --debug and report what it prints",
     )
 
 

@@ -1,4 +1,4 @@
-"""What only all rows show of a method's data: better answers that are longer, labels out of balance."""
+"""What only all rows show of a method's data: better answers of another length, labels out of balance."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ ENOUGH = 20
 # Our judgement: longer answers are often the better ones, but where seven in ten are, or all are half as long
 # again, "the longer one" alone ranks most pairs right, and a policy can win by that.
 LONGER_SHARE, LONGER_RATIO = 0.7, 1.5
+# In fewer pairs chance makes such shares: of 12 fair coins three in four show heads once in 14 times, all of
+# 8 once in 256. So there nearly all have to agree; fewer than 8 say nothing.
+FEW, FEW_SHARE = 8, 0.9
+# Beyond a factor of two, in nearly all pairs, the two columns are more likely confused than biased.
+SWAPPED_RATIO = 2.0
 # TRL's KTO guide wants the weighted ratio of the labels between 1:1 and 4:3; a factor of two is beyond noise.
 LABEL_RATIO = 2.0
 
@@ -50,21 +55,29 @@ class Balance:
 
     def findings(self, layout: Layout) -> Iterator[Finding]:
         """What the counts say of the whole set."""
-        if layout.kind == "preference" and self.num_pairs >= ENOUGH:
+        if layout.kind == "preference":
             yield from self._lengths()
         if layout.kind == "unpaired":
             yield from self._labels(layout.columns["label"])
 
     def _lengths(self) -> Iterator[Finding]:
-        share = self.num_longer / max(1, self.num_longer + self.num_shorter)
+        compared = self.num_longer + self.num_shorter
+        if self.num_pairs < ENOUGH and compared < FEW:
+            return
+        longer = self.num_longer / max(1, compared)
         ratio = self.chosen_characters / max(1, self.rejected_characters)
-        if share >= LONGER_SHARE or ratio >= LONGER_RATIO:
+        few = self.num_pairs < ENOUGH
+        biased = longer >= FEW_SHARE if few else longer >= LONGER_SHARE or ratio >= LONGER_RATIO
+        too_short = compared and 1 - longer >= FEW_SHARE and ratio <= 1 / SWAPPED_RATIO
+        if biased or too_short:
+            word, share = ("shorter", 1 - longer) if too_short else ("longer", longer)
+            swapped = share >= FEW_SHARE and not 1 / SWAPPED_RATIO < ratio < SWAPPED_RATIO
             yield Finding(
                 "D103",
                 None,
                 None,
-                f"chosen is longer than rejected in {share:.0%} of {self.num_pairs:,} pairs, "
-                f"{ratio:.2f} times as long on average",
+                f"chosen is {word} than rejected in {share:.0%} of {self.num_pairs:,} pairs, "
+                f"{ratio:.2f} times as long on average" + ("; are the columns swapped?" if swapped else ""),
             )
 
     def _labels(self, column: str) -> Iterator[Finding]:

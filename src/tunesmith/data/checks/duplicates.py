@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,15 +40,15 @@ FIRST_MEMBERS = 2
 PAIRS_AT_ONCE = 1 << 16
 
 
-def duplicate_findings(signatures: Signatures) -> Iterator[Finding]:
-    """D301, D302 and D305 of a data set, by row; each names the earliest row that it is about."""
+def duplicate_findings(signatures: Signatures, *, near: bool = True) -> Iterator[Finding]:
+    """D301, D302 (unless not `near`) and D305 of a data set; each names the earliest row that it is about."""
     whole = _by_row(signatures)
     first = _earliest(whole.exact)
     again = first < np.arange(len(whole))
     exact = _found("D301", whole.rows[again], "is the same as row {}", whole.rows[first[again]])
-    once = whole.take(whole.shingled & ~again)
-    near = _near("D302", once, once, "is {} % the same as row {}", within=True)
-    yield from heapq.merge(exact, near, _contradictory(whole.take(~again)), key=_place)
+    once = whole.take(whole.shingled & ~again if near else np.zeros(len(whole), np.bool_))
+    alike = _near("D302", once, once, "is {} % the same as row {}", within=True)
+    yield from heapq.merge(exact, alike, _contradictory(whole.take(~again)), key=_place)
 
 
 def leakage_findings(train: Signatures, evaluation: Signatures) -> Iterator[Finding]:
@@ -62,6 +63,34 @@ def leakage_findings(train: Signatures, evaluation: Signatures) -> Iterator[Find
     rest = evaluation.take(evaluation.shingled & ~leaked)
     near = _near("D304", rest, once, "is {} % the same as row {} of the training data", within=False)
     yield from heapq.merge(exact, near, key=_place)
+
+
+class Copies(NamedTuple):
+    """So many rows are in an earlier data set too; the first of them, and what it is a copy of."""
+
+    number: int
+    source: int
+    row: int
+    first_source: int
+    first_row: int
+
+
+def copies_across(parts: Sequence[Sequence[Signatures]]) -> Copies | None:
+    """Rows of several data sets that stand in an earlier one too, each counted once; None without any."""
+    exact = [np.concatenate([each.exact for each in part]) for part in parts if part]
+    rows = [np.concatenate([each.rows for each in part]) for part in parts if part]
+    numbers = [number for number, part in enumerate(parts) if part]
+    if len(exact) < 2:
+        return None
+    source = np.repeat(numbers, [len(each) for each in exact])
+    row, first = np.concatenate(rows), _earliest(np.concatenate(exact))
+    found = np.flatnonzero(source[first] < source)
+    if not found.size:
+        return None
+    # A row that its own data set holds twice is no second copy of the earlier one.
+    number = len(np.unique(np.stack([source[found], first[found]]), axis=1).T)
+    one, other = found[0], first[found[0]]
+    return Copies(number, int(source[one]), int(row[one]), int(source[other]), int(row[other]))
 
 
 def _contradictory(once: Signatures) -> Iterator[Finding]:

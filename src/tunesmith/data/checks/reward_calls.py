@@ -12,9 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from tunesmith.rewards.loading import GIVEN, silenced
+from tunesmith.errors import TunesmithError
+from tunesmith.rewards.loading import GIVEN, first_line, raised_at, silenced
 
 # A call that takes longer is taken for one that never comes back; the slowest honest ones ask a model.
 TIME_LIMIT_S = 20.0
@@ -112,34 +113,61 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
         return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
 
 
-def signature_fault(parameters: dict[str, inspect.Parameter], columns: list[str]) -> str | None:
+class Fault(NamedTuple):
+    """Why a reward can't be called or fails, and what to do; one that is `whole` needs no word on when."""
+
+    said: str
+    advice: str
+    whole: bool = False
+
+
+def fault_of(error: BaseException) -> Fault:
+    """What a reward raised; the library's own sentences stay as they are."""
+    if isinstance(error, TunesmithError):
+        place = f" ({error.where})" if error.where else ""
+        return Fault(f"{error.message}{place}", error.fix or "", whole=True)
+    said = raised_at(error)
+    what = "the function" if said == first_line(error) else "that line"
+    return Fault(f"raises {said}", f"mend {what}; what it can't judge may get 0 or None")
+
+
+def signature_fault(parameters: dict[str, inspect.Parameter], columns: list[str]) -> Fault | None:
     """Why TRL can't call it: TRL passes everything by keyword, the columns too."""
     if twice := [name for name in columns if name in GIVEN[:2]]:
-        return f"can't be called: TRL passes {twice[0]} itself, so that no column may be named so"
+        said = f"can't be called: TRL passes {twice[0]} itself, so that no column may be named so"
+        return Fault(said, f"rename the column {twice[0]}", whole=True)
     passed = [*GIVEN, *columns]
     unnamed = [name for name, each in parameters.items() if each.kind is each.POSITIONAL_ONLY]
     if unnamed:
-        return f"takes {', '.join(unnamed)} by position only, where TRL passes everything by name"
+        said = f"takes {', '.join(unnamed)} by position only, where TRL passes everything by name"
+        return Fault(said, "take the slash out of its parameters", whole=True)
     rest = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [
         name for name, each in parameters.items() if each.default is each.empty and each.kind not in rest
     ]
     if missing := [name for name in needed if name not in passed]:
         there = ", ".join(["prompt", *columns])
-        return (
+        said = (
             f"needs {', '.join(map(repr, missing))}, which is no column of the data; the columns are: {there}"
         )
+        advice = "name columns that are there, give the parameter a default, or set it in RUN.yaml under args"
+        return Fault(said, advice, whole=True)
     takes_rest = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     refused = [name for name in passed if name not in parameters]
     if refused and not takes_rest:
-        return f"doesn't take {', '.join(refused)}, which TRL passes: add **kwargs to its parameters"
+        said = f"doesn't take {', '.join(refused)}, which TRL passes: add **kwargs to its parameters"
+        return Fault(said, "take completions, the columns it needs, and **kwargs", whole=True)
     return None
 
 
 def short(text: str | None) -> str:
     """A text in quotes, on one line, cut after 60 characters."""
-    said = " ".join((text or "").split())
-    return repr(said if len(said) <= 60 else f"{said[:57]}...")
+    return repr(_cut(text or ""))
+
+
+def _cut(text: str) -> str:
+    said = " ".join(text.split())
+    return said if len(said) <= 60 else f"{said[:57]}..."
 
 
 def as_rewards(value: Any, number: int) -> list[float | None] | str:
@@ -151,18 +179,19 @@ def as_rewards(value: Any, number: int) -> list[float | None] | str:
         value = value.tolist()
     # TRL takes whatever it can iterate over; of these, texts, sets and the keys of a dict are no rewards.
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping | Set):
-        return f"returns {short(repr(value))} for {number} completions, not a list of {number} numbers"
+        return f"returns {_cut(repr(value))} for {number} completions, not a list of {number} numbers"
     value = list(value)
     if len(value) != number:
-        return f"returns {len(value)} rewards for {number} completions"
+        rewards_said = "1 reward" if len(value) == 1 else f"{len(value)} rewards"
+        return f"returns {rewards_said} for {number} completions"
     rewards: list[float | None] = []
     for each in value:
         if isinstance(each, str) or not (each is None or hasattr(each, "__float__")):
-            return f"returns {short(repr(each))} among the rewards, which is not a number"
+            return f"returns {_cut(repr(each))} among the rewards, which is not a number"
         try:
             rewards.append(None if each is None else float(each))
         except OverflowError:
             rewards.append(math.inf)
         except (TypeError, ValueError, RuntimeError):  # the last: a tensor of several numbers
-            return f"returns {short(repr(each))} among the rewards, which is not a number"
+            return f"returns {_cut(repr(each))} among the rewards, which is not a number"
     return rewards

@@ -6,7 +6,7 @@ import inspect
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,16 +14,18 @@ from tunesmith.data.checks import reward_calls
 from tunesmith.data.checks.reward_calls import (
     KEPT_BACK,
     Call,
+    Fault,
     as_rewards,
     call_reward,
+    fault_of,
     parameters_of,
     short,
     signature_fault,
 )
+from tunesmith.data.checks.reward_report import RIGHT, RewardReport
 from tunesmith.data.checks.text import is_blank
 from tunesmith.data.findings import Finding
-from tunesmith.rewards.completions import REFERENCE_COLUMNS
-from tunesmith.rewards.loading import first_line
+from tunesmith.rewards.completions import REFERENCE, REFERENCE_COLUMNS
 
 # A step judges so many completions at a usual setting (8 prompts, 8 answers to each) and takes seconds to
 # generate them, so that a second of waiting for the reward is felt.
@@ -33,50 +35,18 @@ SLOW_S = 1.0
 ROWS_TO_SCALE = 16
 _UNRELATED = "I would rather talk about the weather: it has been raining here since Tuesday."
 _EMPTY = "an empty completion"
-_REFERENCE = "the reference answer"
 # The sample completions of a row. Rewards look for answers in different places, so that the reference stands
 # in several; forms without a place for it go to rows that have none, too.
 _FORMS: dict[str, str] = {
-    _REFERENCE: "{}",
-    f"{_REFERENCE} in a sentence": "The answer is {}.",
-    f"{_REFERENCE} in tags": "<think>\nLet me see.\n</think>\n<answer>\n{}\n</answer>",
-    f"{_REFERENCE} in a box": "Let me see.\n\nThe answer is $\\boxed{{{}}}$.",
-    f"{_REFERENCE} after ####": "Let me see.\n#### {}",
+    RIGHT: "{}",
+    f"{RIGHT} in a sentence": "The answer is {}.",
+    f"{RIGHT} in tags": "<think>\nLet me see.\n</think>\n<answer>\n{}\n</answer>",
+    f"{RIGHT} in a box": "Let me see.\n\nThe answer is $\\boxed{{{}}}$.",
+    f"{RIGHT} after ####": "Let me see.\n#### {}",
     _EMPTY: "",
     "an unrelated sentence": _UNRELATED,
     "an unrelated sentence in tags": f"<think>\nLet me see.\n</think>\n<answer>\n{_UNRELATED}\n</answer>",
 }
-
-
-@dataclass(frozen=True)
-class RewardReport:
-    """What a reward gave to sample completions of real rows; `mean_by_completion` says it for each kind."""
-
-    name: str
-    num_rows: int
-    num_completions: int
-    mean: float | None
-    minimum: float | None
-    maximum: float | None
-    num_none: int
-    calls_per_s: float  # completions judged in a second
-    reference_column: str | None
-    mean_by_completion: dict[str, float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as the `--json` document has it."""
-        return asdict(self)
-
-    def said(self) -> str:
-        """The report in a line."""
-        if self.mean is None:
-            return f"no number for any of {self.num_completions:,} sample completions"
-        kinds = "; ".join(f"{kind} {mean:.3g}" for kind, mean in self.mean_by_completion.items())
-        return (
-            f"{self.mean:.3g} on average ({self.minimum:.3g} to {self.maximum:.3g}) for "
-            f"{self.num_completions:,} sample completions of {self.num_rows:,} rows, "
-            f"{self.calls_per_s:,.0f} a second; {kinds}"
-        )
 
 
 def check_reward(
@@ -88,9 +58,9 @@ def check_reward(
 ) -> tuple[RewardReport | None, list[Finding]]:
     """What a reward makes of completions that are known to be good or bad, and what is wrong with it.
 
-    Rows are canonical GRPO rows; 64 of them, evenly spread, are used. `reference` is the column with the
-    reference answers; without it one that the reward was made with, or one of REFERENCE_COLUMNS is. There is
-    no report where a reward can't be called or doesn't give rewards.
+    Rows are canonical GRPO rows; 64 of them, evenly spread, are used. The column with the reference answers
+    is the one that the reward was made with, else `reference`, else one of REFERENCE_COLUMNS. There is no
+    report where a reward can't be called or doesn't give rewards.
     """
     if not rows:
         return None, []
@@ -98,8 +68,8 @@ def check_reward(
     columns = list(dict.fromkeys(key for row in rows for key in row if key not in KEPT_BACK))
     parameters = parameters_of(function)
     if fault := signature_fault(parameters, columns):
-        return None, [Finding("D501", None, f"reward {name}", fault)]
-    reference = reference or getattr(function, "reference_column", None)
+        return None, [Finding("D501", None, f"reward {name}", fault.said, fault.advice)]
+    reference = getattr(function, "reference_column", None) or reference
     column = reference if reference in columns else _reference_column(parameters, columns)
     references = [_as_text(row.get(column)) if column else None for row in rows]
     picked = (
@@ -159,7 +129,7 @@ class _Trial:
         self.uses_reference = named
         self._function, self._rows, self._columns, self._reference = function, rows, columns, reference
         self._rewards: dict[str, dict[int, float | None]] = {}
-        self._failures: dict[str, dict[int, str]] = {}
+        self._failures: dict[str, dict[int, Fault]] = {}
         self._timed: list[tuple[int, float]] = []
         self._alone_s = 0.0
 
@@ -170,8 +140,10 @@ class _Trial:
             if indices and not self._judge(form, indices):
                 return None
         if not any(self._rewards.values()):
-            error = next(error for failed in self._failures.values() for error in failed.values())
-            self._find("D501", None, f"raises {error} on every completion")
+            fault = next(fault for failed in self._failures.values() for fault in failed.values())
+            self._find(
+                "D501", None, fault.said + ("" if fault.whole else " on every completion"), fault.advice
+            )
             return None
         self.uses_reference = self.uses_reference or self._depends_on_reference()
         self._failed()
@@ -179,8 +151,8 @@ class _Trial:
         self._slow()
         return self._report()
 
-    def _find(self, code: str, number: int | None, message: str) -> None:
-        self.findings.append(Finding(code, number, self.field, message))
+    def _find(self, code: str, number: int | None, message: str, advice: str = "") -> None:
+        self.findings.append(Finding(code, number, self.field, message, advice))
 
     # Calling.
 
@@ -190,7 +162,9 @@ class _Trial:
         said = isinstance(rows[0].values.get("prompt"), list)
         values = {name: [row.values.get(name) for row in rows] for name in self._columns}
         if references is not None and self._reference:
-            values[self._reference] = list(references)
+            # A column that was mapped stands there twice: under its own name, and under that of all rewards.
+            held_in = {self._reference, REFERENCE} & values.keys()
+            values |= {name: list(references) for name in held_in}
         given = {
             "prompts": [row.values.get("prompt") for row in rows],
             "completions": [[{"role": "assistant", "content": text}] if said else text for text in texts],
@@ -226,18 +200,25 @@ class _Trial:
             if self._hung(call, form, self._rows[i].number):
                 return False
             if call.error is not None:
-                failed[i] = first_line(call.error)
+                failed[i] = self._fault(call.error)
             elif not self._kept(form, [i], call.value):
                 return False
         if failed:
             return True
-        said = f"raises {first_line(error)} on {len(indices)} completions at once, and on none of them alone"
-        self._find("D501", None, said)
+        fault = self._fault(error)
+        said = f"{fault.said} on {len(indices)} completions at once, and on none of them alone"
+        self._find("D501", None, said, fault.advice)
         return False
+
+    def _fault(self, error: BaseException) -> Fault:
+        fault = fault_of(error)
+        # The library's rewards begin their sentences with their name, which the field says already.
+        return fault._replace(said=fault.said.removeprefix(f"{self.name} ")) if fault.whole else fault
 
     def _hung(self, call: Call, form: str, number: int | None) -> bool:
         if call.hung:
-            self._find("D501", number, f"did not return within {reward_calls.TIME_LIMIT_S:g} s, given {form}")
+            said = f"did not return within {reward_calls.TIME_LIMIT_S:g} s, given {form}"
+            self._find("D501", number, said, "give it a time limit of its own: training would wait as well")
         return call.hung
 
     def _kept(self, form: str, indices: list[int], value: Any) -> bool:
@@ -250,15 +231,15 @@ class _Trial:
 
     def _depends_on_reference(self) -> bool:
         """Whether the same completions get other rewards when the rows change their references around."""
-        given = self._rewards.get(_REFERENCE, {})
+        given = self._rewards.get(RIGHT, {})
         indices = list(given)
         values = [self._rows[i].values.get(self._reference or "") for i in indices]
         if len({repr(value) for value in values}) < 2:
             return False
-        again = self._call(_REFERENCE, indices)
+        again = self._call(RIGHT, indices)
         if as_rewards(again.value, len(indices)) != list(given.values()):
             return False  # it draws lots, or is in a bad way: that it changes says nothing
-        moved = self._call(_REFERENCE, indices, [*values[1:], values[0]])
+        moved = self._call(RIGHT, indices, [*values[1:], values[0]])
         return as_rewards(moved.value, len(indices)) != list(given.values())
 
     # Findings.
@@ -266,45 +247,61 @@ class _Trial:
     def _failed(self) -> None:
         """Rows on which it raises: for any completion, for some, or for the reference answer alone."""
         by_row: dict[int, list[str]] = {}
+        whole: dict[Fault, list[str]] = {}
         for form, failed in self._failures.items():
             if failed and not self._rewards.get(form):
-                self._find("D501", None, f"raises {next(iter(failed.values()))} for {form}, whatever the row")
+                whole.setdefault(next(iter(failed.values())), []).append(form)
                 continue
             for i in failed:
                 by_row.setdefault(i, []).append(form)
+        for fault, forms in whole.items():
+            self._find("D501", None, f"{fault.said} for {_kinds(forms)}, whatever the row", fault.advice)
         for i, forms in sorted(by_row.items()):
-            said = f"raises {self._failures[forms[0]][i]} for {forms[0]}"
-            of_reference = _REFERENCE in forms and all("{}" in _FORMS[form] for form in forms)
+            fault = self._failures[forms[0]][i]
+            said = f"{fault.said} for {forms[0]}"
+            of_reference = RIGHT in forms and all("{}" in _FORMS[form] for form in forms)
             said += f", {short(self._rows[i].reference)}" if of_reference else ""
-            self._find("D106" if of_reference else "D501", self._rows[i].number, said)
+            self._find("D106" if of_reference else "D501", self._rows[i].number, said, fault.advice)
 
     def _odd(self) -> None:
         """Rewards that are no numbers, and numbers that tell nothing."""
         given = [(form, i, each) for form, by_row in self._rewards.items() for i, each in by_row.items()]
         endless = [each for each in given if each[2] is not None and not math.isfinite(each[2])]
-        if endless:
-            form, i, value = endless[0]
-            said = f"gives {value} for {form} ({len(endless)} of {len(given)} sample completions)"
-            self._find("D503", self._rows[i].number, said)
+        self._counted("D503", endless)
         unread = self._unread()
         for i, said in unread.items():
-            self._find(
-                "D106",
-                self._rows[i].number,
-                f"can't read {_REFERENCE} {short(self._rows[i].reference)}: {said}",
-            )
+            said = f"can't read {RIGHT} {short(self._rows[i].reference)}: {said}"
+            self._find("D106", self._rows[i].number, said, "mend the answer, or let the reward read it")
         nones = [each for each in given if each[2] is None]
-        told = [each for each in nones if each[1] not in unread]
         if len(nones) == len(given):
             self._find("D502", None, "gives None for every completion")
-        elif told:
-            form, i, _ = told[0]
-            said = f"gives None for {form} ({len(told)} of {len(given)} sample completions)"
-            self._find("D502", self._rows[i].number, said)
+        else:
+            self._counted("D502", [each for each in nones if each[1] not in unread])
         values = {value for _, _, value in given}
         if len(values) == 1 and None not in values and not endless and not any(self._failures.values()):
             kinds = ", ".join(self._rewards)
             self._find("D505", None, f"gives {values.pop():g} for each of {len(given)} completions: {kinds}")
+
+    def _counted(self, code: str, odd: list[tuple[str, int, float | None]]) -> None:
+        """A finding for the kinds of completion that always get something odd, and one a row for others."""
+        by_form: dict[str, dict[int, float | None]] = {}
+        for form, i, value in odd:
+            by_form.setdefault(form, {})[i] = value
+        whole = [form for form, rows in by_form.items() if len(rows) == len(self._rewards[form])]
+        if whole:
+            number, of = sum(len(by_form[form]) for form in whole), sum(map(len, self._rewards.values()))
+            value = next(iter(by_form[whole[0]].values()))
+            said = (
+                f"gives {value} for {_kinds(whole)}, whatever the row ({number} of {of} sample completions)"
+            )
+            self._find(code, None, said)
+        for i in sorted({i for form, i, _ in odd if form not in whole}):
+            forms = [form for form, rows in by_form.items() if i in rows and form not in whole]
+            of = sum(i in rows for rows in self._rewards.values())
+            said = (
+                f"gives {by_form[forms[0]][i]} for {forms[0]} ({len(forms)} of its {of} sample completions)"
+            )
+            self._find(code, self._rows[i].number, said)
 
     def _unread(self) -> dict[int, str]:
         """Rows whose reference answer is worth no more than silence, and what it gets.
@@ -313,7 +310,7 @@ class _Trial:
         """
         found: dict[int, str] = {}
         empty = self._rewards.get(_EMPTY, {})
-        judged = list(self._rewards.get(_REFERENCE, {})) if self.uses_reference else []
+        judged = list(self._rewards.get(RIGHT, {})) if self.uses_reference else []
         for i in judged:
             got = [by_row.get(i) for form, by_row in self._rewards.items() if "{}" in _FORMS[form]]
             best = max((each for each in got if each is not None and math.isfinite(each)), default=None)
@@ -352,10 +349,16 @@ class _Trial:
             minimum=min(values, default=None),
             maximum=max(values, default=None),
             num_none=sum(each is None for each in given),
-            calls_per_s=round(1 / max(self._pace(), 1e-9), 1),
+            num_endless=sum(each is not None and not math.isfinite(each) for each in given),
+            calls_per_s=round(1 / pace, 1) if (pace := self._pace()) else None,
             reference_column=self._reference if self.uses_reference else None,
             mean_by_completion={form: statistics.fmean(some) for form, some in finite.items() if some},
         )
+
+
+def _kinds(forms: list[str]) -> str:
+    """Kinds of completions in few words."""
+    return forms[0] if len(forms) == 1 else f"{forms[0]} and {len(forms) - 1} more kinds of completions"
 
 
 def _ignored(*_: Any, **__: Any) -> None:
