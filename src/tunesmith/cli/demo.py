@@ -138,7 +138,7 @@ def verdict(chosen: Recipe, scores: dict[str, Any], num_rows: int, duration_s: f
     """The result in a line."""
     name = chosen.metric.replace("_", " ")
     before, after = scores["before"][chosen.metric], scores["after"][chosen.metric]
-    guesses = ", ".join(f"{share:.1%} {how}" for how, share in scores.get("baselines", {}).items())
+    guesses = ", ".join(f"{how} {share:.1%}" for how, share in scores.get("baselines", {}).items())
     return (
         f"{name} on {num_rows} held-out requests: {before:.1%} before, {after:.1%} after, "
         f"in {duration(duration_s)}" + (f" (guessing: {guesses})" if guesses else "")
