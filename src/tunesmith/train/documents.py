@@ -55,20 +55,18 @@ class Documents:
 
 
 def documents_of(
-    input_ids: Any, attention_mask: Any, labels: Any, *, attention: Attention, window: int | None = None
+    input_ids: Any, attention_mask: Any, labels: Any, *, attention: Attention
 ) -> Documents | None:
     """The batch without padding, or None where that isn't worth it.
 
     The first three are (rows, tokens) tensors, padded on either side; a label is -100 where nothing is
-    learned. A mask of blocks shows no sliding `window`, so longer rows are left to the model's own mask.
+    learned.
     """
     num_rows, width = input_ids.shape
     mask = attention_mask.bool()
     places = mask.flatten().nonzero()[:, 0]
-    if attention == "blocks":
-        costs_more = len(places) > min(MOST_BLOCK_TOKENS, WORTH * mask.numel())
-        if costs_more or (window is not None and width > window):
-            return None
+    if attention == "blocks" and len(places) > min(MOST_BLOCK_TOKENS, WORTH * mask.numel()):
+        return None
     shifted = labels.roll(-1, dims=1)
     shifted[:, -1] = -100
     take = functools.partial(_taken, places)
@@ -112,17 +110,16 @@ def read_documents(model: Any, attention: Attention, notify: Callable[[str], Non
 
     `notify` hears when the model turns out not to fit; it is then read padded, as before.
     """
-    lay_out = functools.partial(documents_of, attention=attention, window=window_of(model))
-    read_by(model, fused(lay_out), _prepare(model, attention, notify))
+    lay_out = functools.partial(documents_of, attention=attention)
+    read_by(model, fused(lay_out, _widest(model, attention)), _prepare(model, attention, notify))
 
 
 def read_scored_documents(model: Any, attention: Attention, notify: Callable[[str], None]) -> None:
     """The same for a model that gives each row one number, read off its last token."""
-    window = window_of(model)
 
     def lay_out(given: dict[str, Any]) -> Documents | None:
         ids, mask = given["input_ids"], given["attention_mask"]
-        return documents_of(ids, mask, ids, attention=attention, window=window)
+        return documents_of(ids, mask, ids, attention=attention)
 
     def read(as_before: Callable[..., Any], documents: Documents) -> Any:
         from transformers.modeling_outputs import SequenceClassifierOutputWithPast
@@ -132,8 +129,14 @@ def read_scored_documents(model: Any, attention: Attention, notify: Callable[[st
         hidden = model.base_model(**call, use_cache=False).last_hidden_state
         return SequenceClassifierOutputWithPast(logits=model.score(documents.last(hidden)))
 
-    reader = Reader(frozenset({"input_ids", "attention_mask"}), lay_out, read, "logits")
+    known = frozenset({"input_ids", "attention_mask"})
+    reader = Reader(known, lay_out, read, "logits", _widest(model, attention))
     read_by(model, reader, _prepare(model, attention, notify))
+
+
+def _widest(model: Any, attention: Attention) -> int | None:
+    """A mask of blocks shows no sliding window; the varlen kernel is told of it by the model's layers."""
+    return window_of(model) if attention == "blocks" else None
 
 
 def _prepare(model: Any, attention: Attention, notify: Callable[[str], None]) -> Callable[[], None]:

@@ -49,16 +49,17 @@ class Reader(NamedTuple):
     """How calls with the arguments `known` are answered in another shape; `field` of the answer is compared.
 
     `lay_out` makes the shape of a call's arguments, or None where it isn't worth it; `read` takes the model's
-    own forward and that.
+    own forward and that. Batches wider than `widest` are left to the model.
     """
 
     known: frozenset[str]
     lay_out: Callable[[dict[str, Any]], Any]
     read: Callable[[Callable[..., Any], Any], Any]
     field: str
+    widest: int | None = None
 
 
-def fused(lay_out: Callable[[Any, Any, Any], Layout | None]) -> Reader:
+def fused(lay_out: LayOut, widest: int | None = None) -> Reader:
     """For calls of TRL's fused head. `lay_out` takes ids, mask and labels, each (rows, tokens)."""
     names = ("input_ids", "attention_mask", "labels")
     return Reader(
@@ -66,6 +67,7 @@ def fused(lay_out: Callable[[Any, Any, Any], Layout | None]) -> Reader:
         lambda given: lay_out(*(given[name] for name in names)) if given["fused_lm_head"] else None,
         _read_fused,
         "log_probs",
+        widest,
     )
 
 
@@ -79,6 +81,8 @@ def read_by(model: Any, reader: Reader, give_up: Callable[[], None]) -> None:
         given = {key: value for key, value in kwargs.items() if value is not None and key not in _NO_MATTER}
         if args or verdict == [False] or given.keys() != reader.known:
             return as_before(*args, **kwargs)
+        if reader.widest is not None and given["input_ids"].shape[1] > reader.widest:
+            return as_before(**kwargs)
         layout = reader.lay_out(given)
         if layout is None:
             return as_before(**kwargs)

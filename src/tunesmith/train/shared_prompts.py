@@ -121,12 +121,7 @@ def share_prompts(model: Any, notify: Callable[[str], None]) -> None:
     `notify` hears when the model turns out not to fit.
     """
     sentence = "this model reads each prompt once an answer: it can't share one among answers"
-    window = window_of(model)
-
-    def within_window(ids: Any, mask: Any, labels: Any) -> Layout | None:
-        return None if window is not None and ids.shape[1] > window else lay_out(ids, mask, labels)
-
-    read_by(model, fused(within_window), lambda: notify(sentence))
+    read_by(model, fused(lay_out, window_of(model)), lambda: notify(sentence))
 
 
 def share_prefill(model: Any, notify: Callable[[str], None]) -> None:
