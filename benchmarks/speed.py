@@ -11,8 +11,9 @@ With --profile the kernels and operators of three steps go to results/speed_prof
 of such a run hold the profiler's own, and no row is appended.
 
 - trl: TRL's trainer with its defaults, batch 4 with 4 accumulated, as in the example scripts.
-- padded: Tunesmith with the attention that the model had, batches padded. eager: Tunesmith without compiling.
-- tunesmith: as `tunesmith train` does it in a run long enough for compiling.
+- padded: Tunesmith with the attention that the model had, batches padded.
+- eager: Tunesmith without captured layers.
+- tunesmith: as `tunesmith train` does it; Liger's kernels where they are installed.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ SIZES = {
 }
 WAYS = ("trl", "padded", "eager", "tunesmith")
 ROWS_A_STEP = 16
-NUM_WARM = 3
+NUM_WARM = 2
+# Losses are logged every so many steps: to log is to wait for the device.
+LOGGED = 2
 NUM_WORDS = 1000
 # Of GRPO: answers to a prompt, and the tokens of each (random weights end none before).
 GROUP, ANSWER = 8, 256
@@ -100,25 +103,50 @@ def fresh_model(folder: Path, dtype: Any, device: str) -> Any:
     return model
 
 
-def sync(device: str) -> float:
-    """Now, when the device has done all that it was given."""
-    import torch
+class Clock:
+    """Ends of steps, as the device sees them: nothing waits for it meanwhile."""
 
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._ends: list[Any] = []
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def tick(self) -> None:
+        """All work of a step is given to the device."""
+        if self._device == "cuda":
+            import torch
+
+            self._ends.append(torch.cuda.Event(enable_timing=True))
+            self._ends[-1].record()
+        else:
+            self._ends.append(time.perf_counter())
+
+    def steps(self) -> list[float]:
+        """Seconds of each step but the first."""
+        if self._device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
+            return [a.elapsed_time(b) / 1000 for a, b in itertools.pairwise(self._ends)]
+        return [b - a for a, b in itertools.pairwise(self._ends)]
 
 
-def measured(times: list[float], tokens: list[float], first: int) -> dict[str, Any]:
-    """Medians over the steps from `first` on; `times` and `tokens` are of the ends of steps."""
-    steps = [b - a for a, b in itertools.pairwise(times)][first:]
-    told = [b - a for a, b in itertools.pairwise(tokens)][first:]
+def measured(steps: list[float], tokens: dict[int, float], first: int) -> dict[str, Any]:
+    """Medians over the steps after step `first`; `steps` holds all but step 1.
+
+    `tokens` are those up to a step, where they were logged.
+    """
+    step_s = statistics.median(steps[first - 1 :])
+    begin, end = min(step for step in tokens if step >= first), max(tokens)
+    a_step = (tokens[end] - tokens[begin]) / (end - begin)
     return {
-        "num_steps": len(steps),
-        "step_s": round(statistics.median(steps), 4),
-        "tokens_per_s": round(sum(told) / sum(steps)),
-        "rows_per_s": round(ROWS_A_STEP / statistics.median(steps), 2),
-        "tokens_a_step": round(statistics.mean(told)),
+        "num_steps": len(steps[first - 1 :]),
+        "step_s": round(step_s, 4),
+        "tokens_per_s": round(a_step / step_s),
+        "rows_per_s": round(ROWS_A_STEP / step_s, 2),
+        "tokens_a_step": round(a_step),
     }
 
 
@@ -137,11 +165,11 @@ def run_trl(
     from peft import LoraConfig
     from transformers import AutoTokenizer, TrainerCallback
 
-    times: list[float] = []
+    clock = Clock(device)
 
-    class Clock(TrainerCallback):
+    class Ticks(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            times.append(sync(device))
+            clock.tick()
 
     name = {"sft": "SFT", "dpo": "DPO", "grpo": "GRPO"}[method]
     own = (
@@ -150,9 +178,9 @@ def run_trl(
         else {"max_length": 1024}
     )
     arguments = getattr(trl, f"{name}Config")(
-        output_dir=tempfile.mkdtemp(), max_steps=num_steps, per_device_train_batch_size=4,
-        gradient_accumulation_steps=ROWS_A_STEP // 4, logging_steps=1, report_to="none", save_strategy="no",
-        disable_tqdm=True, seed=42, learning_rate=1e-5, **own,
+        output_dir=tempfile.mkdtemp(), max_steps=num_steps + NUM_WARM, per_device_train_batch_size=4,
+        gradient_accumulation_steps=ROWS_A_STEP // 4, logging_steps=LOGGED, report_to="none",
+        save_strategy="no", disable_tqdm=True, seed=42, learning_rate=1e-5, **own,
         **({"use_cpu": True, "bf16": False} if device == "cpu" else {}),
     )  # fmt: skip
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -163,11 +191,29 @@ def run_trl(
         model=fresh_model(folder, torch.float32, device), args=arguments,
         train_dataset=load_dataset("json", data_files=str(rows), split="train"),
         processing_class=AutoTokenizer.from_pretrained(folder),
-        peft_config=lora if tuning == "lora" else None, callbacks=[Clock()], **parts,
+        peft_config=lora if tuning == "lora" else None, callbacks=[Ticks()], **parts,
     )  # fmt: skip
     trainer.train()
-    tokens = [row["num_tokens"] for row in trainer.state.log_history if "num_tokens" in row]
-    return measured(times, tokens, NUM_WARM)
+    tokens = {row["step"]: row["num_tokens"] for row in trainer.state.log_history if "num_tokens" in row}
+    return measured(clock.steps(), tokens, NUM_WARM)
+
+
+def profile_of(profiler: Any, seconds: float) -> str:
+    """What four steps did, the last three of which took so long: the device, then the CPU."""
+    from torch.autograd import DeviceType
+
+    kernels = [each for each in profiler.events() if each.device_type == DeviceType.CUDA]
+    spent: dict[str, list[float]] = {}
+    for each in kernels:
+        spent.setdefault(each.name[:100], []).append(each.time_range.elapsed_us() / 1000)
+    busy = sum(map(sum, spent.values()))
+    lines = [
+        f"{seconds / 3 * 1000:.1f} ms a step; {len(kernels) / 4:.0f} kernels and copies in {busy / 4:.1f} ms"
+    ]
+    for name, took in sorted(spent.items(), key=lambda item: -sum(item[1]))[:40]:
+        lines.append(f"{sum(took):9.2f} ms {len(took):6d} x  {name}")
+    table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=40)
+    return "\n".join([*lines, table])
 
 
 def run_tunesmith(
@@ -186,16 +232,16 @@ def run_tunesmith(
 
     from tunesmith.config.loading import load_config
     from tunesmith.runs.folder import RunFolder
-    from tunesmith.train import compiled
+    from tunesmith.train import captured
     from tunesmith.train.events import Progress
     from tunesmith.train.setup import set_up
     from tunesmith.train.training import train
 
-    watched = compiled.NUM_WARM + compiled.NUM_WATCHED
-    first = watched + NUM_WARM if way == "tunesmith" else NUM_WARM
+    # Most lengths of a row have come twice by then, and are captured.
+    first = NUM_WARM if way != "tunesmith" else 6 if method == "grpo" else 35
     flags = {
         "method": method, "model": str(folder), "dataset": str(rows), "tuning": tuning, "max_length": 1024,
-        "max_steps": num_steps + first - NUM_WARM, "global_batch_size": ROWS_A_STEP, "logging_steps": 1,
+        "max_steps": num_steps + first, "global_batch_size": ROWS_A_STEP, "logging_steps": LOGGED,
         "seed": 42, "learning_rate": 1e-5, "device": device, "save_steps": 10_000, "allow": "D203,D208",
     }  # fmt: skip
     own = ["trl.model_init_kwargs={attn_implementation: sdpa}"] if way == "padded" else []
@@ -206,37 +252,34 @@ def run_tunesmith(
         own.append("trl.precompute_ref_log_probs=false")
     config = load_config(flags=flags, assignments=["trl.report_to=none", *own], environ={}).config
     setup = set_up(config, lambda event: None)
-    may_compile = way == "tunesmith" and setup.choice.may_compile
-    setup = dataclasses.replace(setup, choice=dataclasses.replace(setup.choice, may_compile=may_compile))
-    # Here the pace decides nothing: a row says what compiling costs and gives.
-    compiled.COST_S = 0.0
-    times: list[float] = []
+    may_capture = way == "tunesmith" and setup.choice.may_capture
+    choice = dataclasses.replace(setup.choice, may_capture=may_capture)
+    setup = dataclasses.replace(setup, choice=choice)
+    captured.WORTH_CAPTURING = 0
+    clock = Clock(device)
     profiler = torch.profiler.profile()
 
     def listen(event: Any) -> None:
-        if isinstance(event, Progress) and event.step > len(times):
-            times.append(sync(device))
-            if profiled and event.step == config.max_steps - 4:
+        if isinstance(event, Progress) and event.step > len(clock):
+            clock.tick()
+            if profiled and event.step == config.max_steps - 5:
                 profiler.start()
             if profiled and event.step == config.max_steps - 1:
                 profiler.stop()
-                by = "device_time_total" if device == "cuda" else "cpu_time_total"
-                profiled.write_text(profiler.key_averages().table(sort_by=by, row_limit=60))
+                profiled.write_text(profile_of(profiler, sum(clock.steps()[-3:])))
 
     dtype = torch.float32 if tuning == "full" or device == "cpu" else torch.bfloat16
     run = RunFolder.create(Path(tempfile.mkdtemp()) / "run", setup.record())
     if (method, tuning) == ("dpo", "full"):  # TRL loads the reference from the folder
         fresh_model(folder, dtype, device).save_pretrained(folder)
     train(setup, run, listen, model=fresh_model(folder, dtype, device))
-    tokens = [row["num_tokens"] for row in run.read_metrics() if "loss" in row]
-    found = measured(times, tokens, first)
-    steps = [b - a for a, b in itertools.pairwise(times)]
-    if may_compile:
-        extra = sum(steps[watched - 1 : first]) - (first - watched + 1) * found["step_s"]
-        found["compile_s"] = round(extra, 1)
-    choice = setup.choice
+    tokens = {row["step"]: row["num_tokens"] for row in run.read_metrics() if "loss" in row}
+    steps = clock.steps()
+    found = measured(steps, tokens, first)
+    if may_capture:
+        found["capturing_s"] = round(sum(steps[1:first]) - (first - 1) * found["step_s"], 1)
     return found | {"batch": choice.per_device_train_batch_size, "attention": choice.attention,
-                    "checkpointing": choice.gradient_checkpointing, "compiled": may_compile}  # fmt: skip
+                    "checkpointing": choice.gradient_checkpointing, "captured": may_capture}  # fmt: skip
 
 
 def run(shape: str, way: str, device: str, toy: bool, profiled: Path | None) -> dict[str, Any]:
@@ -246,9 +289,12 @@ def run(shape: str, way: str, device: str, toy: bool, profiled: Path | None) -> 
     *methods, size, tuning = shape.split("-")
     method = methods[0] if methods else "sft"
     where = Path(tempfile.mkdtemp())
-    num_steps, answer = (8, 4) if toy else (8, ANSWER) if method == "grpo" else (14, ANSWER)
+    # Steps of GRPO with TRL alone take a quarter of a minute each.
+    grpo, alone = method == "grpo", way == "trl"
+    measured_steps = (2 if alone else 6) if grpo else (6 if alone else 24)
+    num_steps, answer = (6, 4) if toy else (measured_steps, ANSWER)
     folder = write_model(where / "model", "toy" if toy else size)
-    rows = write_rows(where / "rows.jsonl", method, ROWS_A_STEP * 32, 0.05 if toy else 1.0)
+    rows = write_rows(where / "rows.jsonl", method, ROWS_A_STEP * 96, 0.05 if toy else 1.0)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with contextlib.redirect_stdout(None):

@@ -233,21 +233,21 @@ def test_the_estimate_of_activations_is_what_torch_keeps_or_little_more(
     assert 0.99 < estimated / (measured[3] - measured[1]) < most
 
 
-GPU = dataclasses.replace(machine(), has_varlen=True, has_compiler=True)
+GPU = dataclasses.replace(machine(), has_varlen=True)
 OWN_ATTENTION = {"model_init_kwargs": {"attn_implementation": "eager"}}
 
 
 @pytest.mark.parametrize(
-    ("where", "settings", "load", "attention", "may_compile"),
+    ("where", "settings", "load", "attention", "may_capture"),
     [
         (GPU, {}, Load(), "varlen", True),
         (GPU, {"precision": "fp16"}, Load(), "varlen", True),
         # The kernel has no fp32; an old card, or an old torch, hasn't the kernel.
         (GPU, {"precision": "fp32"}, Load(), "blocks", False),
         (machine(), {}, Load(), "blocks", False),
-        (dataclasses.replace(GPU, has_compiler=False), {}, Load(), "varlen", False),
-        # Answers are sampled a token at a time, and what TRL does with whole logits needs its own rows.
-        (GPU, {}, Load(num_sampled=64), "varlen", False),
+        (GPU, {}, Load(num_sampled=64), "varlen", True),
+        # What TRL does with whole logits needs its own rows; recomputed activations are a step's own.
+        (GPU, {"gradient_checkpointing": True}, Load(), "varlen", False),
         (GPU, {}, Load(whole_logits=True), "padded", False),
         (machine("cpu"), {}, Load(), "blocks", False),
         (machine("mps"), {}, Load(), "padded", False),
@@ -259,9 +259,9 @@ OWN_ATTENTION = {"model_init_kwargs": {"attn_implementation": "eager"}}
     ],
 )
 def test_rows_reach_the_model_without_padding_where_the_machine_and_the_loss_allow_it(
-    where, settings, load, attention, may_compile
+    where, settings, load, attention, may_capture
 ):
     choice = choose(config_for(**settings), where, SMALL, 1024, load)
-    assert (choice.attention, choice.may_compile) == (attention, may_compile)
+    assert (choice.attention, choice.may_capture) == (attention, may_capture)
     words = {"varlen": "varlen", "blocks": "block mask", "padded": "rows"}
     assert words[attention] in choice.reasons[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from method_data import options_for, write_method_data
 from running import rows_of, tunesmith
 
 from tunesmith.train import documents
-from tunesmith.train.documents import documents_of, read_documents, read_scored_documents
+from tunesmith.train.documents import best_fit, documents_of, read_documents, read_scored_documents, round_up
 from tunesmith.train.shared_prompts import share_prompts
 
 WORDS = list(range(20, 60))
@@ -45,6 +46,11 @@ def on(model: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(each.to(model.device) for each in given)
 
 
+def row_of(mask: Any, attention: str) -> int:
+    """Tokens of the row: on a GPU one of few lengths."""
+    return round_up(int(mask.sum())) if attention == "varlen" else int(mask.sum())
+
+
 def tolerance(model: Any) -> float:
     import torch
 
@@ -71,7 +77,7 @@ def test_numbers_and_gradients_are_those_of_the_padded_batch(model, attention, l
     )
     found = results(model, *given)
     assert not said
-    assert seen[-1].shape == (1, int(given[1].sum())), "a token of padding reaches the model"
+    assert seen[-1].shape == (1, row_of(given[1], attention)), "a token of padding reaches the model"
     for one, other in zip(found[:2], expected[:2], strict=True):
         assert one.shape == other.shape
         assert_near(one, other, tolerance(model))
@@ -149,6 +155,70 @@ def test_rows_longer_than_a_sliding_window_keep_the_mask_of_the_model(how: str):
     torch.testing.assert_close(results(model, *long)[0], expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("num_tokens", [1, 63, 64, 65, 1000, 6583, 8192, 100_000])
+def test_rows_are_filled_up_to_few_lengths_that_are_near(num_tokens: int):
+    filled = round_up(num_tokens)
+    assert num_tokens <= filled < num_tokens + max(64, num_tokens / 8)
+    assert round_up(filled) == filled
+    octave = {round_up(each) for each in range(4096, 8192)}
+    assert len(octave) <= 9
+
+
+def test_what_fills_a_row_up_is_a_document_of_its_own_that_nothing_is_learned_from():
+    given = batch(ROWS)
+    made = documents_of(*given, attention="varlen")
+    num_tokens = int(given[1].sum())
+    starts = made.apart["cu_seq_lens_q"].tolist()
+    assert starts == [0, 7, 49, 63, 67, 128]
+    assert num_tokens == 67
+    assert (made.shift_labels[0, 66:] == -100).all()
+    assert made.ends.tolist() == [6, 48, 62, 66]
+    assert made.apart["max_length_q"] == 64
+    assert made.input_ids.shape == (1, 128)
+    put = made.put_back(made.input_ids.float())
+    assert (put[given[1][:, :-1] == 0] == 0).all()
+    assert (put == given[0][:, :-1] * given[1][:, :-1]).all()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows"),
+    [([7, 42, 14, 4], 1), ([300, 500, 200, 12, 400, 100], 3), ([600, 10, 20], 2), ([512] * 3, 3), ([1], 1)],
+)
+def test_documents_are_put_where_they_fit_best(sizes: list[int], rows: int):
+    import torch
+
+    starts, (num_rows, width) = best_fit(torch.tensor(sizes))
+    assert num_rows == rows
+    assert width <= max(512, *sizes)
+    taken = sorted((int(start), int(start) + size) for start, size in zip(starts, sizes, strict=True))
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(taken)), "they overlap"
+    assert all(start // width == (end - 1) // width for start, end in taken), "one goes over two rows"
+
+
+def test_under_a_mask_a_large_batch_becomes_rows_of_documents_with_the_same_numbers(tiny_model: Path):
+    import torch
+    from transformers import AutoModelForCausalLM
+    from trl.trainer.utils import add_fused_lm_head
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
+    rows = [(WORDS * times, [5 + times, 6]) for times in (1, 7, 2, 9, 1, 3, 1, 12, 4, 1)]
+    given = batch(rows)
+    expected = results(model, *given)
+    read_documents(model, "blocks", pytest.fail)
+    seen: list[Any] = []
+    model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    found = results(model, *given)
+    assert seen[-1][0] > 1
+    assert int(given[1].sum()) <= seen[-1].numel() < 0.6 * given[1].numel()
+    for one, other in zip(found[:2], expected[:2], strict=True):
+        assert_near(one, other, 1e-5)
+    for name, gradient in expected[3].items():
+        assert_near(found[3][name], gradient, 1e-5, name)
+
+
 def test_rows_without_much_padding_stay_as_they_are_under_a_mask():
     rows = [(WORDS[:8], [1, 2]), (WORDS[4:12], [1, 2])]
     assert documents_of(*batch(rows), attention="blocks") is None
@@ -173,7 +243,7 @@ def test_a_reward_model_scores_documents_as_it_does_padded_rows(tiny_model: Path
     )
     found = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     assert not said
-    assert seen[-1].shape == (1, int(mask.sum()))
+    assert seen[-1].shape == (1, row_of(mask, attention))
     assert_near(found, expected, tolerance(model))
 
 

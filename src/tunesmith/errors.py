@@ -80,3 +80,9 @@ class RunInterrupted(RunStopped, InterruptedError):
 
     code = "interrupted"
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """An exception as a report names it: its kind and the first line of what it says."""
+    said = str(error).strip().split("\n")[0][:200]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -29,8 +29,8 @@ class Choice:
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
     attention: Attention
-    # Whether layers may be compiled in the run, if its first steps show that it pays.
-    may_compile: bool
+    # Whether passes of the layers may be captured as CUDA graphs, in a run that isn't too short.
+    may_capture: bool
     memory_gib: float
     reasons: tuple[str, ...]
 
@@ -74,17 +74,11 @@ def choose(
                     config.global_batch_size // (micro_batch * machine.num_devices),
                     checkpointing,
                     attention,
-                    _may_compile(config, machine, attention, load),
+                    attention == "varlen" and not checkpointing and config.trl.get("torch_compile") is None,
                     round(need, 2),
                     (why, fit, how),
                 )
     raise AssertionError("unreachable: the last candidate is always taken")
-
-
-def _may_compile(config: RunConfig, machine: MachineFacts, attention: Attention, load: Load) -> bool:
-    # Sampling reads one token at a time: other shapes, which would be compiled each.
-    own = config.trl.get("torch_compile") is not None
-    return machine.has_compiler and attention == "varlen" and not load.num_sampled and not own
 
 
 def _sizes(config: RunConfig, num_devices: int, smallest: int) -> list[int]:

@@ -15,9 +15,8 @@ class MachineFacts:
     num_devices: int
     memory_gib: float
     native_bf16: bool
-    # PyTorch's attention over documents of different lengths; a compiler for the model's layers.
+    # PyTorch's attention over documents of different lengths.
     has_varlen: bool = False
-    has_compiler: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from tunesmith.config.run_config import RewardSource
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, first_line
 from tunesmith.rewards.library import make, names
 
 # What TRL 1.16 hands to a reward function besides the columns (GRPOTrainer._calculate_rewards).
@@ -178,12 +178,6 @@ def _import_failed(name: str, source: str, error: BaseException) -> ConfigError:
         traceback = traceback.tb_next
     place = f"{source}:{line}" if line else f"reward {name}"
     return _refusal(name, f"{source} can't be imported: {first_line(error)}", "mend it, and try again", place)
-
-
-def first_line(error: BaseException) -> str:
-    """An exception as a report names it: its kind and the first line of what it says."""
-    said = str(error).strip().split("\n")[0][:200]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def raised_at(error: BaseException) -> str:

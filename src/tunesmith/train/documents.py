@@ -1,8 +1,9 @@
-"""Rows without padding: a padded batch becomes one row of documents that don't see each other.
+"""Rows without padding: a padded batch becomes rows of documents that don't see each other.
 
 TRL pads every row of a batch to the longest. Here the same rows stand one behind the other, with positions
 that begin again at each: as many optimizer steps, of the same rows, with the same losses and gradients
-(tests/test_documents.py), and no token that isn't there. Unlike packing it leaves the global batch as it is.
+(tests/test_documents.py). Unlike packing it leaves the global batch as it is. On a GPU all stand in one row,
+filled up to one of few lengths, so that passes over it can be captured.
 """
 
 from __future__ import annotations
@@ -16,22 +17,29 @@ from tunesmith.train.attention import VARLEN, register_varlen
 from tunesmith.train.relayout import Reader, fused, read_by, window_of
 
 Attention = Literal["varlen", "blocks"]
-# Blocks of a mask cost the square of the row: beyond this, or for less saving, padding is as good.
-MOST_BLOCK_TOKENS, WORTH = 2048, 0.9
+# A mask of blocks costs the square of a row: rows needn't be longer than this or their longest document.
+BLOCK_TOKENS = 512
+# For less saving padding is as good.
+WORTH = 0.9
+# The smallest step between the lengths that a row is filled up to.
+FEWEST_TOKENS = 64
 
 
 @dataclass(frozen=True)
 class Documents:
-    """A batch as one row: ids, positions and labels are (1, tokens), a label stands where it is predicted.
+    """A batch laid out anew: ids, positions and labels are (rows, tokens), a label where it is predicted.
 
-    `places` says where in the padded batch of `padded_shape` each token stood; `apart` holds the arguments
-    that keep documents from seeing each other.
+    A token of the padded batch of `padded_shape` stood at `places` and stands at `slots` now, both counted
+    over all rows; `ends` are the slots where documents end, and `apart` holds the arguments that keep
+    documents from seeing each other.
     """
 
     input_ids: Any
     position_ids: Any
     shift_labels: Any
     places: Any
+    slots: Any
+    ends: Any
     padded_shape: tuple[int, int]
     apart: dict[str, Any]
 
@@ -44,14 +52,12 @@ class Documents:
         """Numbers of the tokens, as (rows, tokens - 1) of the padded batch; 0 where padding was."""
         num_rows, width = self.padded_shape
         empty = value.new_zeros(num_rows * width)
-        return empty.index_copy(0, self.places, value.reshape(-1)).view(num_rows, width)[:, :-1]
+        told = value.reshape(-1)[self.slots]
+        return empty.index_copy(0, self.places, told).view(num_rows, width)[:, :-1]
 
     def last(self, hidden: Any) -> Any:
-        """Of (1, tokens, width) the last token of each document: (rows, width)."""
-        import torch
-
-        starts = (self.position_ids[0] == 0).nonzero()[1:, 0]
-        return hidden[0, torch.cat([starts, starts.new_tensor([hidden.shape[1]])]) - 1]
+        """Of (rows, tokens, width) the last token of each document: (documents, width)."""
+        return hidden.flatten(0, 1)[self.ends]
 
 
 def documents_of(
@@ -65,44 +71,74 @@ def documents_of(
     num_rows, width = input_ids.shape
     mask = attention_mask.bool()
     places = mask.flatten().nonzero()[:, 0]
-    if attention == "blocks" and len(places) > min(MOST_BLOCK_TOKENS, WORTH * mask.numel()):
-        return None
+    lengths = mask.sum(dim=1)
+    if attention == "varlen":
+        starts, shape = lengths.cumsum(dim=0) - lengths, (1, round_up(len(places)))
+    else:
+        starts, shape = best_fit(lengths)
+        if shape[0] * shape[1] > WORTH * mask.numel():
+            return None
+    owners, positions = places // width, (mask.cumsum(dim=1) - 1).flatten()[places]
+    slots = starts[owners] + positions
     shifted = labels.roll(-1, dims=1)
     shifted[:, -1] = -100
-    take = functools.partial(_taken, places)
-    owners = places // width
+    lay_out = functools.partial(_laid_out, slots, shape)
     return Documents(
-        take(input_ids),
-        take(mask.cumsum(dim=1) - 1),
-        take(shifted),
+        lay_out(input_ids.flatten()[places]),
+        lay_out(positions),
+        lay_out(shifted.flatten()[places], fill=-100),
         places,
+        slots,
+        starts + lengths - 1,
         (num_rows, width),
-        _varlen(mask, width) if attention == "varlen" else {"attention_mask": _blocks(owners)},
+        _varlen(lengths, shape[1], width)
+        if attention == "varlen"
+        else {"attention_mask": _blocks(lay_out(owners, fill=-1))},
     )
 
 
-def _taken(places: Any, padded: Any) -> Any:
-    return padded.flatten()[places][None]
+def round_up(num_tokens: int) -> int:
+    """The next of few lengths: eight between each power of two and the next, so about 4 % more."""
+    step = max(FEWEST_TOKENS, (1 << (num_tokens.bit_length() - 1)) // 8)
+    return -(-num_tokens // step) * step
 
 
-def _varlen(mask: Any, width: int) -> dict[str, Any]:
+def best_fit(lengths: Any) -> tuple[Any, tuple[int, int]]:
+    """Where each of so long documents begins, and the number of rows and tokens of all: the longest first,
+    each into the fullest row that has room for it (best-fit decreasing)."""
+    sizes: list[int] = lengths.tolist()
+    room = max(*sizes, min(sum(sizes), BLOCK_TOKENS), 1)
+    filled: list[int] = []
+    begins = [(0, 0)] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda each: -sizes[each]):
+        fit = [row for row, size in enumerate(filled) if size + sizes[index] <= room]
+        row = max(fit, key=lambda each: filled[each]) if fit else len(filled)
+        if not fit:
+            filled.append(0)
+        begins[index] = row, filled[row]
+        filled[row] += sizes[index]
+    width = max(filled)
+    return lengths.new_tensor([row * width + offset for row, offset in begins]), (len(filled), width)
+
+
+def _laid_out(slots: Any, shape: tuple[int, int], values: Any, fill: int = 0) -> Any:
+    return values.new_full((shape[0] * shape[1],), fill).index_copy(0, slots, values).view(shape)
+
+
+def _varlen(lengths: Any, num_tokens: int, width: int) -> dict[str, Any]:
+    """What fills the row up is a document as well, an empty one where nothing is to be filled."""
     import torch
 
-    lengths = mask.sum(dim=1, dtype=torch.int32)
-    starts = torch.nn.functional.pad(lengths.cumsum(dim=0, dtype=torch.int32), (1, 0))
-    # Few different upper bounds: a compiled layer is compiled again for a new one.
-    longest = 1 << (width - 1).bit_length()
-    return {
-        "cu_seq_lens_q": starts,
-        "cu_seq_lens_k": starts,
-        "max_length_q": longest,
-        "max_length_k": longest,
-    }
+    starts = torch.nn.functional.pad(lengths.cumsum(dim=0), (1, 1), value=num_tokens)
+    starts[0] = 0
+    # An upper bound of few values, for the same reason.
+    longest = 1 << (max(width, num_tokens // 8, FEWEST_TOKENS) - 1).bit_length()
+    return {"cu_seq_lens_q": starts.to(torch.int32), "max_length_q": longest}
 
 
 def _blocks(owners: Any) -> Any:
-    """(1, 1, tokens, tokens): each token sees its own document up to itself."""
-    return (owners[:, None] == owners).tril()[None, None]
+    """(rows, 1, tokens, tokens): each token sees its own document up to itself."""
+    return (owners[:, :, None] == owners[:, None, :]).tril()[:, None]
 
 
 def read_documents(model: Any, attention: Attention, notify: Callable[[str], None]) -> None:
@@ -139,15 +175,15 @@ def _widest(model: Any, attention: Attention) -> int | None:
     return window_of(model) if attention == "blocks" else None
 
 
-def _prepare(model: Any, attention: Attention, notify: Callable[[str], None]) -> Callable[[], None]:
+def _prepare(model: Any, attention: Attention, notify: Callable[[str], None]) -> Callable[[str], None]:
     """Let the model attend as `attention` says; returns what undoes that."""
     before = str(model.config._attn_implementation)
     if attention == "varlen":
         register_varlen()
         model.set_attn_implementation(VARLEN)
 
-    def give_up() -> None:
+    def give_up(why: str) -> None:
         model.set_attn_implementation(before)
-        notify("this model sees more than one text in a row of several: batches are padded")
+        notify(f"{why}: batches are padded")
 
     return give_up

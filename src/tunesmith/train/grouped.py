@@ -9,6 +9,7 @@ from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.plan.choice import Choice
+from tunesmith.train.decode import decode_captured
 from tunesmith.train.method_trainer import MethodTrainer, reference_arguments
 from tunesmith.train.relayout import trained_model
 from tunesmith.train.shared_prompts import share_prefill, share_prompts
@@ -97,6 +98,8 @@ class GroupedTrainer(MethodTrainer):
             model = trained_model(trainer)
             share_prompts(model, notify)
             share_prefill(model, notify)
+        elif choice.device == "cuda" and not getattr(trainer, "use_vllm", False):
+            decode_captured(trained_model(trainer), notify)
 
 
 def _updates(config: RunConfig) -> int:

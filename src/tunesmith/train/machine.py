@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 
 import psutil
@@ -39,7 +38,6 @@ def probe_machine(wanted: str = "auto") -> MachineFacts:
             free / GIB,
             torch.cuda.is_bf16_supported(including_emulation=False),
             has_varlen(),
-            importlib.util.find_spec("triton") is not None,
         )
     free_gib = psutil.virtual_memory().available / GIB
     if device == "mps":

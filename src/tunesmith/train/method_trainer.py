@@ -12,7 +12,7 @@ from tunesmith.data.learnable import DataReport
 from tunesmith.plan.choice import Choice
 from tunesmith.train.documents import read_documents
 from tunesmith.train.loss_head import labelled_positions_only
-from tunesmith.train.relayout import trained_model
+from tunesmith.train.relayout import read_models
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -103,9 +103,8 @@ class MethodTrainer:
     def speed_up(self, trainer: Any, choice: Choice, notify: Callable[[str], None]) -> None:
         """Make the trainer do the same work in less time; `notify` hears where that can't be."""
         if choice.attention != "padded":
-            read_documents(trained_model(trainer), choice.attention, notify)
-            if getattr(trainer, "ref_model", None) is not None:
-                read_documents(trainer.ref_model, choice.attention, notify)
+            for model in read_models(trainer):
+                read_documents(model, choice.attention, notify)
 
     def while_training(self, choice: Choice) -> AbstractContextManager[None]:
         """What holds while the trainer works."""

@@ -13,6 +13,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from tunesmith.errors import first_line
+
 # How far log-probabilities may lie from TRL's: the farthest in fp32, the mean where 16 bits round.
 FP32_TOLERANCE, SIXTEEN_BIT_TOLERANCE = 1e-3, 0.05
 # Arguments of a call that change nothing here: no cache is kept, and answers have fields.
@@ -37,6 +39,12 @@ def trained_model(trainer: Any) -> Any:
     """The causal language model of a trainer, without the adapter around it."""
     model = trainer.model
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def read_models(trainer: Any) -> list[Any]:
+    """The models that a trainer reads its batches with: the trained one, and a reference beside it."""
+    reference = getattr(trainer, "ref_model", None)
+    return [trained_model(trainer)] + ([] if reference is None else [reference])
 
 
 def window_of(model: Any) -> int | None:
@@ -71,15 +79,19 @@ def fused(lay_out: LayOut, widest: int | None = None) -> Reader:
     )
 
 
-def read_by(model: Any, reader: Reader, give_up: Callable[[], None]) -> None:
-    """Let `model` answer by `reader`. `give_up` is called once, when the model turns out not to fit."""
+# Why a model doesn't fit, where the numbers tell no more.
+MIXES = "this model sees more than one text in a row of several"
+
+
+def read_by(model: Any, reader: Reader, give_up: Callable[[str], None]) -> None:
+    """Let `model` answer by `reader`. `give_up` hears why the model doesn't fit, once that turns out."""
     as_before = model.forward
-    verdict: list[bool] = []
+    verdict: list[str] = []
 
     @functools.wraps(as_before)
     def forward(*args: Any, **kwargs: Any) -> Any:
         given = {key: value for key, value in kwargs.items() if value is not None and key not in _NO_MATTER}
-        if args or verdict == [False] or given.keys() != reader.known:
+        if args or any(verdict) or given.keys() != reader.known:
             return as_before(*args, **kwargs)
         if reader.widest is not None and given["input_ids"].shape[1] > reader.widest:
             return as_before(**kwargs)
@@ -87,9 +99,9 @@ def read_by(model: Any, reader: Reader, give_up: Callable[[], None]) -> None:
         if layout is None:
             return as_before(**kwargs)
         if not verdict:
-            verdict.append(_agrees(model, as_before, reader, layout, kwargs))
-            if not verdict[0]:
-                give_up()
+            verdict.append(_misfit(model, as_before, reader, layout, kwargs))
+            if verdict[0]:
+                give_up(verdict[0])
                 return as_before(**kwargs)
         return reader.read(as_before, layout)
 
@@ -110,10 +122,10 @@ def _read_fused(as_before: Callable[..., Any], layout: Layout) -> Any:
     return dataclasses.replace(out, **changes)
 
 
-def _agrees(
+def _misfit(
     model: Any, as_before: Callable[..., Any], reader: Reader, layout: Any, kwargs: dict[str, Any]
-) -> bool:
-    """Whether both ways give the same numbers for this batch."""
+) -> str:
+    """Why the layout doesn't do; empty where both ways give the same numbers for this batch."""
     import torch
 
     was_training = model.training
@@ -122,13 +134,14 @@ def _agrees(
         with torch.no_grad():
             try:
                 found = getattr(reader.read(as_before, layout), reader.field)
-            except Exception:  # whatever such a model makes of it, TRL's way remains (test_shared_prompts.py)
-                return False
+            except Exception as error:  # whatever such a model makes of it, TRL's way remains
+                return f"this model can't read them so ({first_line(error)})"
             expected = getattr(as_before(**kwargs), reader.field)
     finally:
         model.train(was_training)
     off = (found - expected).abs().float()
     if model.dtype == torch.float32 and not torch.is_autocast_enabled(found.device.type):
-        return bool(off.max() <= FP32_TOLERANCE)
+        return "" if off.max() <= FP32_TOLERANCE else MIXES
     # Zeros stand where nothing was asked.
-    return bool(off.sum() / max(1, int((expected != 0).sum())) <= SIXTEEN_BIT_TOLERANCE)
+    mean = off.sum() / max(1, int((expected != 0).sum()))
+    return "" if mean <= SIXTEEN_BIT_TOLERANCE else MIXES

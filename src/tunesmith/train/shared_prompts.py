@@ -121,7 +121,7 @@ def share_prompts(model: Any, notify: Callable[[str], None]) -> None:
     `notify` hears when the model turns out not to fit.
     """
     sentence = "this model reads each prompt once an answer: it can't share one among answers"
-    read_by(model, fused(lay_out, window_of(model)), lambda: notify(sentence))
+    read_by(model, fused(lay_out, window_of(model)), lambda why: notify(sentence))
 
 
 def share_prefill(model: Any, notify: Callable[[str], None]) -> None:
@@ -136,7 +136,7 @@ def share_prefill(model: Any, notify: Callable[[str], None]) -> None:
         if times == 1 or kwargs.get("past_key_values") is not None:
             return as_before(*args, **kwargs)
         try:
-            cache = _prefill(model, ids[::times, :-1], mask[::times, :-1])
+            cache = prefill(model, ids[::times, :-1], mask[::times, :-1])
             cache.batch_repeat_interleave(times)
         except Exception as error:  # whatever such a model keeps for a cache, generate itself knows how to
             # (test_shared_prompts.py)
@@ -159,7 +159,8 @@ def repeats(ids: Any) -> int:
     return times if bool((groups == groups[:, :1]).all()) else 1
 
 
-def _prefill(model: Any, ids: Any, mask: Any) -> Any:
+def prefill(model: Any, ids: Any, mask: Any) -> Any:
+    """The cache that `model` keeps of prompts, (rows, tokens) padded on the left."""
     import torch
     from transformers import DynamicCache
 

@@ -12,8 +12,10 @@ from tunesmith.errors import RunInterrupted, RunStopped
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.disk import full_disk_said
 from tunesmith.train.events import Listener, Notice, Phase
+from tunesmith.train.fused_kernels import fuse_kernels
 from tunesmith.train.judge import Judge, RewardFailed
 from tunesmith.train.model import lora_config, save_whole
+from tunesmith.train.relayout import read_models
 from tunesmith.train.setup import Setup, load_base
 from tunesmith.train.tracking import losses_said, tracker_callbacks, trackio_closed, wanted_trackers
 from tunesmith.train.trl_settings import build_trl_config, refused_by_trl, trl_arguments
@@ -134,12 +136,19 @@ def _build_trainer(
 
 
 def _speed_up(setup: Setup, trainer: Any, notify: Callable[[str], None]) -> None:
-    from tunesmith.train.compiled import CompileCallback
+    from tunesmith.train.captured import WORTH_CAPTURING, Captured
+    from tunesmith.train.lora_linear import merge_products
 
+    choice, models = setup.choice, read_models(trainer)
     walk_less(trainer.model)
-    setup.method.speed_up(trainer, setup.choice, notify)
-    if setup.choice.may_compile:
-        trainer.add_callback(CompileCallback(trainer.model, notify))
+    merge_products(trainer.model)
+    if choice.attention == "varlen":
+        for model in models:
+            fuse_kernels(model, notify)
+    setup.method.speed_up(trainer, choice, notify)
+    if choice.may_capture and setup.num_steps >= WORTH_CAPTURING:
+        for model in models:
+            Captured(model.base_model, notify)
 
 
 def _keep_trained_weights_exact(model: Any) -> None:

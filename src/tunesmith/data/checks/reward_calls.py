@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tunesmith.errors import TunesmithError
-from tunesmith.rewards.loading import GIVEN, first_line, raised_at, silenced
+from tunesmith.errors import TunesmithError, first_line
+from tunesmith.rewards.loading import GIVEN, raised_at, silenced
 
 # A call that takes longer is taken for one that never comes back; the slowest honest ones ask a model.
 TIME_LIMIT_S = 20.0
