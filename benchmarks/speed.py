@@ -321,8 +321,10 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     done = {(row["shape"], row["way"], row["device"]) for row in rows_of("speed")}
     began = time.monotonic()
-    for shape in options.shapes.split(","):
-        for way in options.ways.split(","):
+    # TRL first: Tunesmith leaves kernels and switches behind in the process.
+    ways = sorted(options.ways.split(","), key=lambda way: way != "trl")
+    for way in ways:
+        for shape in options.shapes.split(","):
             if (shape, way, name) in done or time.monotonic() - began > options.budget_s:
                 continue
             started = time.monotonic()

@@ -256,6 +256,7 @@ OWN_ATTENTION = {"model_init_kwargs": {"attn_implementation": "eager"}}
         (GPU, {"trl": {"padding_free": True}}, Load(), "padded", False),
         (GPU, {"trl": OWN_ATTENTION}, Load(), "padded", False),
         (GPU, {"trl": {"torch_compile": True}}, Load(), "varlen", False),
+        (GPU, {"trl": {"activation_offloading": True}}, Load(), "varlen", False),
     ],
 )
 def test_rows_reach_the_model_without_padding_where_the_machine_and_the_loss_allow_it(

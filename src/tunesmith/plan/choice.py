@@ -19,6 +19,10 @@ FOUR_BIT_BYTES = 4.127 / 8
 MEMORY_SHARE = 0.8
 
 
+# Arguments of TRL under which a step launches, keeps or adds up in its own way.
+_OWN_STEP = ("torch_compile", "activation_offloading", "deepspeed", "fsdp")
+
+
 @dataclass(frozen=True)
 class Choice:
     """What was chosen for this run, and why in sentences."""
@@ -74,7 +78,9 @@ def choose(
                     config.global_batch_size // (micro_batch * machine.num_devices),
                     checkpointing,
                     attention,
-                    attention == "varlen" and not checkpointing and config.trl.get("torch_compile") is None,
+                    attention == "varlen"
+                    and not checkpointing
+                    and not any(config.trl.get(key) is not None for key in _OWN_STEP),
                     round(need, 2),
                     (why, fit, how),
                 )

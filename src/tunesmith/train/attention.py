@@ -57,7 +57,7 @@ def _mask_of_padded(*args: Any, attention_mask: Any = None, **kwargs: Any) -> An
 
 @functools.cache
 def _varlen_attention() -> Callable[..., tuple[Any, None]]:
-    """The attention function; what it needs is looked up here, so that its body can be compiled."""
+    """The attention function; what it needs is looked up once."""
     from torch.nn.attention.varlen import varlen_attn
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

@@ -19,6 +19,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from tunesmith.errors import first_line
+from tunesmith.train.graphs import capturing, cause
 
 # The call that documents make of the layers (train/documents.py); any other is answered by the model itself.
 _KNOWN = frozenset({"input_ids", "position_ids", "cu_seq_lens_q", "max_length_q"})
@@ -50,17 +51,22 @@ class _Replay(torch.autograd.Function):
     """A captured forward pass, whose backward pass is captured too; gradients of weights land in `.grad`."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Any, graphs: _Graphs, token: _Token) -> Any:
-        ctx.graphs, ctx.token = graphs, token
+    def forward(
+        ctx: Any, anchor: Any, graphs: _Graphs, token: _Token, lay_out_gradients: Callable[[], None]
+    ) -> Any:
+        ctx.graphs, ctx.token, ctx.lay_out_gradients = graphs, token, lay_out_gradients
         graphs.forward.replay()
         return graphs.hidden.detach()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Any) -> tuple[None, None, None]:
+    def backward(ctx: Any, gradient: Any) -> tuple[None, None, None, None]:
+        if ctx.token is None:
+            raise RuntimeError("a captured pass goes back once: what it kept is another's by now")
+        ctx.lay_out_gradients()
         ctx.graphs.hidden_gradient.copy_(gradient)
         ctx.graphs.backward.replay()
         ctx.token = None
-        return None, None, None
+        return None, None, None, None
 
 
 class Captured:
@@ -88,7 +94,7 @@ class Captured:
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         call = {name: value for name, value in kwargs.items() if value is not None and name not in _NO_MATTER}
-        if args or call.keys() != _KNOWN or self._num_failed == MOST_FAILURES:
+        if args or call.keys() != _KNOWN or self._num_failed == MOST_FAILURES or self._is_watched():
             return self._as_before(*args, **kwargs)
         asked = torch.is_grad_enabled() and bool(self._weights)
         if asked and self._waits() is not None:
@@ -99,16 +105,24 @@ class Captured:
         for name, value in graphs.inputs.items():
             value.copy_(call[name])
         if asked:
-            self._lay_out_gradients()
             token = _Token()
             self._waits = weakref.ref(token)
-            hidden = _Replay.apply(self._anchor, graphs, token)
+            hidden = _Replay.apply(self._anchor, graphs, token, self._lay_out_gradients)
         else:
             graphs.forward.replay()
             hidden = graphs.hidden
         from transformers.modeling_outputs import BaseModelOutputWithPast
 
         return BaseModelOutputWithPast(last_hidden_state=hidden)
+
+    def release(self) -> None:
+        """Give back graphs and memory: the layers answer themselves from now on."""
+        self._backbone.forward = self._as_before
+        self._seen.clear()
+
+    def _is_watched(self) -> bool:
+        """Whether something waits for each weight's gradient (optimizers a layer): a graph calls nobody."""
+        return any(each._post_accumulate_grad_hooks or each._backward_hooks for each in self._weights)
 
     def _graphs_for(self, call: dict[str, Any], asked: bool) -> _Graphs | None:
         """Graphs for a call of this shape, or None at its first time: most shapes that matter come again."""
@@ -119,22 +133,39 @@ class Captured:
             asked,
             self._backbone.training,
             torch.is_autocast_enabled("cuda"),
-            self._adapter and (self._adapter.disable_adapters, *self._adapter.active_adapters),
+            self._adapter
+            and (self._adapter.disable_adapters, self._adapter.merged, *self._adapter.active_adapters),
+            hash(tuple(weight.data_ptr() for weight in self._weights)),
         )
         if key not in self._seen:
-            if len(self._seen) < MOST_GRAPHS:
-                self._seen[key] = None
+            self._seen[key] = None
             return None
-        if self._seen[key] is None:
+        if self._seen[key] is None and self._has_room():
             try:
                 self._seen[key] = self._capture(call, asked)
             except RuntimeError as error:  # out of memory is one
-                self._num_failed += 1
-                end_capturing()
-                if self._num_failed == MOST_FAILURES:
-                    self._seen.clear()
-                    self._notify(f"the layers can't be captured as CUDA graphs: {first_line(error)}")
+                self._give_up(asked, error)
         return self._seen.get(key)
+
+    def _has_room(self) -> bool:
+        """Whether graphs can keep activations beside those of a pass that isn't captured: their memory is
+        theirs alone, and a shape's first pass is no graph's. No step's activations are alive when this is asked.
+        """
+        num_captured = sum(map(bool, self._seen.values()))
+        held = torch.cuda.memory_allocated()
+        of_a_pass = torch.cuda.max_memory_allocated() - held
+        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - held
+        if num_captured:  # the graphs hold one; more shapes take little more
+            return num_captured < MOST_GRAPHS and free >= 2.25 * of_a_pass
+        return free >= 2 * of_a_pass
+
+    def _give_up(self, asked: bool, error: RuntimeError) -> None:
+        """Once is no reason to; the memory of a failed capture isn't used again."""
+        self._num_failed += 1
+        self._pools[asked] = torch.cuda.graph_pool_handle()
+        if self._num_failed == MOST_FAILURES:
+            self._seen.clear()
+            self._notify(f"the layers can't be captured as CUDA graphs: {first_line(cause(error))}")
 
     def _lay_out_gradients(self) -> None:
         """`.grad` of every weight is the buffer that graphs add to; zero where nothing was added yet."""
@@ -160,32 +191,20 @@ class Captured:
             given = inputs | {name: call[name] for name in fixed}
             return self._as_before(**given, use_cache=False).last_hidden_state
 
-        def gradients(hidden: Any, gradient: Any) -> Any:
-            return torch.autograd.grad(hidden, self._weights, gradient, allow_unused=True)
-
+        if asked:
+            self._lay_out_gradients()
         kind = torch.get_autocast_dtype("cuda")
+        forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         # A cast that was kept would be of the weights as they were.
-        with torch.autocast("cuda", kind, torch.is_autocast_enabled("cuda"), cache_enabled=False):
-            if asked:
-                self._lay_out_gradients()
-            forward = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(forward, pool, capture_error_mode="thread_local"):
-                hidden = read()
-            if not asked:
-                return _Graphs(inputs, forward, hidden)
-            hidden_gradient = torch.zeros_like(hidden)
-            backward = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(backward, pool, capture_error_mode="thread_local"):
-                found = gradients(hidden, hidden_gradient)
-                used = [
-                    (kept, new) for kept, new in zip(self._gradients, found, strict=True) if new is not None
-                ]
-                torch._foreach_add_([kept for kept, _ in used], [new for _, new in used])
+        exact = torch.autocast("cuda", kind, torch.is_autocast_enabled("cuda"), cache_enabled=False)
+        with exact, capturing(forward, pool):
+            hidden = read()
+        if not asked:
+            return _Graphs(inputs, forward, hidden)
+        hidden_gradient = torch.zeros_like(hidden)
+        with torch.autocast("cuda", enabled=False), capturing(backward, pool):
+            found = torch.autograd.grad(hidden, self._weights, hidden_gradient, allow_unused=True)
+            pairs = zip(self._gradients, found, strict=True)
+            used = [(kept, new) for kept, new in pairs if new is not None]
+            torch._foreach_add_([kept for kept, _ in used], [new for _, new in used])
         return _Graphs(inputs, forward, hidden.detach(), backward, hidden_gradient)
-
-
-def end_capturing() -> None:
-    """Let random numbers be drawn again after a capture that failed: the generator waits for its end."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        torch.zeros(1, device="cuda")

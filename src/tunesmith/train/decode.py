@@ -17,6 +17,7 @@ from typing import Any
 
 from tunesmith.train.attention import VARLEN
 from tunesmith.train.decoder import Decoder
+from tunesmith.train.graphs import cause
 from tunesmith.train.relayout import FP32_TOLERANCE, SIXTEEN_BIT_TOLERANCE
 from tunesmith.train.shared_prompts import prefill, repeats
 
@@ -51,7 +52,8 @@ def decode_captured(model: Any, notify: Callable[[str], None]) -> None:
                 return loop.answer(inputs["input_ids"], inputs["attention_mask"], config)
         except Exception as error:  # what can't be captured, or read one token at a time so, generate knows
             # how to (test_decode.py)
-            why = str(error).split("\n", 1)[0][:120] or type(error).__name__
+            first = cause(error)
+            why = str(first).split("\n", 1)[0][:120] or type(first).__name__
             failed.append(why)
             loop.kept.clear()
         if why not in said:

@@ -11,6 +11,8 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tunesmith.train.graphs import capturing
+
 # The name under which transformers finds the attention of a step.
 ATTENTION = "tunesmith_decode"
 # What a layer may ask of attention that a step hasn't.
@@ -158,8 +160,6 @@ def _captured(state: Decoder) -> Any:
     """`state.step` as a CUDA graph. The state is left anywhere: `fill` begins anew."""
     import torch
 
-    from tunesmith.train.captured import end_capturing
-
     graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     # A run that goes on from a checkpoint captures where the other one didn't, and has to draw the same.
     before = torch.cuda.get_rng_state()
@@ -172,12 +172,8 @@ def _captured(state: Decoder) -> Any:
         # Rounded weights aren't to be taken into the graph, nor out of it.
         torch.clear_autocast_cache()
         try:
-            # Other threads (data loading, NCCL's) may go on meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with capturing(graph, torch.cuda.graph_pool_handle()):
                 state.step()
-        except RuntimeError:
-            end_capturing()
-            raise
         finally:
             torch.clear_autocast_cache()
     torch.cuda.set_rng_state(before)

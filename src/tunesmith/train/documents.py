@@ -99,8 +99,8 @@ def documents_of(
 
 def round_up(num_tokens: int) -> int:
     """The next of few lengths: eight between each power of two and the next, so about 4 % more."""
-    step = max(FEWEST_TOKENS, (1 << (num_tokens.bit_length() - 1)) // 8)
-    return -(-num_tokens // step) * step
+    step = max(FEWEST_TOKENS, (1 << num_tokens.bit_length()) // 16)
+    return -(-max(1, num_tokens) // step) * step
 
 
 def best_fit(lengths: Any) -> tuple[Any, tuple[int, int]]:
@@ -131,7 +131,7 @@ def _varlen(lengths: Any, num_tokens: int, width: int) -> dict[str, Any]:
 
     starts = torch.nn.functional.pad(lengths.cumsum(dim=0), (1, 1), value=num_tokens)
     starts[0] = 0
-    # An upper bound of few values, for the same reason.
+    # An upper bound of few values: a captured pass has it as a constant.
     longest = 1 << (max(width, num_tokens // 8, FEWEST_TOKENS) - 1).bit_length()
     return {"cu_seq_lens_q": starts.to(torch.int32), "max_length_q": longest}
 

@@ -53,7 +53,9 @@ def merge_products(model: Any) -> int:
 def _is_plain(layer: Any) -> bool:
     base = layer.get_base_layer()
     frozen = not any(weight.requires_grad for weight in base.parameters())
-    return type(base) is torch.nn.Linear and frozen and not layer.fan_in_fan_out
+    # What loads its weights when it is called (accelerate's offloading), or is watched, has to be called.
+    called = "forward" in vars(base) or base._forward_hooks or base._forward_pre_hooks
+    return type(base) is torch.nn.Linear and frozen and not called and not layer.fan_in_fan_out
 
 
 def _forward_of(layer: Any, as_before: Callable[..., Any]) -> Callable[..., Any]:
