@@ -149,8 +149,7 @@ class Captured:
 
     def _has_room(self) -> bool:
         """Whether graphs can keep activations beside those of a pass that isn't captured: their memory is
-        theirs alone, and a shape's first pass is no graph's. It is asked while no step's activations are alive.
-        """
+        theirs alone, and a shape's first pass is no graph's. Asked while no step's activations are alive."""
         num_captured = sum(map(bool, self._seen.values()))
         held = torch.cuda.memory_allocated()
         of_a_pass = torch.cuda.max_memory_allocated() - held
