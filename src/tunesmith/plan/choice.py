@@ -17,8 +17,6 @@ TRAINED_BYTES = 16
 FOUR_BIT_BYTES = 4.127 / 8
 # A run may use this share of what is free; the rest is fragmentation and what the estimate misses.
 MEMORY_SHARE = 0.8
-
-
 # Arguments of TRL under which a step launches, keeps or adds up in its own way.
 _OWN_STEP = ("torch_compile", "activation_offloading", "deepspeed", "fsdp")
 

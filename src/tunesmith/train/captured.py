@@ -20,10 +20,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from tunesmith.errors import first_line
 from tunesmith.train.graphs import capturing, cause
+from tunesmith.train.relayout import that_matter
 
 # The call that documents make of the layers (train/documents.py); any other is answered by the model itself.
 _KNOWN = frozenset({"input_ids", "position_ids", "cu_seq_lens_q", "max_length_q"})
-_NO_MATTER = ("use_cache", "return_dict")
 # Shapes of which graphs are kept at most; each costs about a second and some memory of the driver.
 MOST_GRAPHS = 64
 # The first capture of a process may meet a library that isn't loaded yet.
@@ -93,7 +93,7 @@ class Captured:
         backbone.forward = forward
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
-        call = {name: value for name, value in kwargs.items() if value is not None and name not in _NO_MATTER}
+        call = that_matter(kwargs)
         if args or call.keys() != _KNOWN or self._num_failed == MOST_FAILURES or self._is_watched():
             return self._as_before(*args, **kwargs)
         asked = torch.is_grad_enabled() and bool(self._weights)

@@ -41,6 +41,11 @@ def trained_model(trainer: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def that_matter(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a call that are given and change what is computed."""
+    return {key: value for key, value in kwargs.items() if value is not None and key not in _NO_MATTER}
+
+
 def read_models(trainer: Any) -> list[Any]:
     """The models that a trainer reads its batches with: the trained one, and a reference beside it."""
     reference = getattr(trainer, "ref_model", None)
@@ -90,7 +95,7 @@ def read_by(model: Any, reader: Reader, give_up: Callable[[str], None]) -> None:
 
     @functools.wraps(as_before)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        given = {key: value for key, value in kwargs.items() if value is not None and key not in _NO_MATTER}
+        given = that_matter(kwargs)
         if args or any(verdict) or given.keys() != reader.known:
             return as_before(*args, **kwargs)
         if reader.widest is not None and given["input_ids"].shape[1] > reader.widest:
