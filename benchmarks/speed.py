@@ -198,11 +198,28 @@ def run_trl(
     return measured(clock.steps(), tokens, NUM_WARM)
 
 
+def gaps_between(kernels: list[Any]) -> list[tuple[float, str]]:
+    """Where the device waited, longest first: milliseconds, and the kernels around it."""
+    kernels = sorted(kernels, key=lambda each: each.time_range.start)
+    gaps, end, last = [], kernels[0].time_range.start, ""
+    for each in kernels:
+        if (idle := each.time_range.start - end) > 50:
+            gaps.append((idle / 1000, f"from {last[:60]} to {each.name[:60]}"))
+        if each.time_range.end > end:
+            end, last = each.time_range.end, each.name
+    return sorted(gaps, reverse=True)
+
+
 def profile_of(profiler: Any, seconds: float) -> str:
     """What four steps did, the last three of which took so long: the device, then the CPU."""
     from torch.autograd import DeviceType
 
-    kernels = [each for each in profiler.events() if each.device_type == DeviceType.CUDA]
+    # Ranges that torch names are no kernels, though they lie on the device.
+    kernels = [
+        each
+        for each in profiler.events()
+        if each.device_type == DeviceType.CUDA and not getattr(each, "is_user_annotation", False)
+    ]
     spent: dict[str, list[float]] = {}
     for each in kernels:
         spent.setdefault(each.name[:100], []).append(each.time_range.elapsed_us() / 1000)
@@ -212,6 +229,7 @@ def profile_of(profiler: Any, seconds: float) -> str:
     ]
     for name, took in sorted(spent.items(), key=lambda item: -sum(item[1]))[:40]:
         lines.append(f"{sum(took):9.2f} ms {len(took):6d} x  {name}")
+    lines += [f"{idle_ms:9.2f} ms idle {where}" for idle_ms, where in gaps_between(kernels)[:40]]
     table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=40)
     return "\n".join([*lines, table])
 
@@ -232,7 +250,7 @@ def run_tunesmith(
 
     from tunesmith.config.loading import load_config
     from tunesmith.runs.folder import RunFolder
-    from tunesmith.train import captured
+    from tunesmith.train import attention, captured
     from tunesmith.train.events import Progress
     from tunesmith.train.setup import set_up
     from tunesmith.train.training import train
@@ -256,6 +274,7 @@ def run_tunesmith(
     choice = dataclasses.replace(setup.choice, may_capture=may_capture)
     setup = dataclasses.replace(setup, choice=choice)
     captured.WORTH_CAPTURING = 0
+    attention.leave_out_cudnn()
     clock = Clock(device)
     profiler = torch.profiler.profile()
 

@@ -113,9 +113,12 @@ def test_a_model_that_mixes_documents_is_found_out_and_read_padded(model, attent
     given = on(model, batch(ROWS))
     layer = model.model.layers[0].self_attn
     inner = layer.forward
-    layer.forward = lambda hidden_states, **kwargs: inner(
-        hidden_states=hidden_states + hidden_states.mean(dim=1, keepdim=True), **kwargs
-    )
+
+    def mixing(hidden_states: Any, **kwargs: Any) -> Any:
+        attended, *rest = inner(hidden_states=hidden_states, **kwargs)
+        return attended + hidden_states.mean(dim=1, keepdim=True), *rest
+
+    layer.forward = mixing
     expected = results(model, *given)[0]
     before = model.config._attn_implementation
     said: list[str] = []

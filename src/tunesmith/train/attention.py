@@ -61,7 +61,7 @@ def _varlen_attention() -> Callable[..., tuple[Any, None]]:
     from torch.nn.attention.varlen import varlen_attn
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    # torch 2.11 takes as many key heads as query heads alone.
+    # Before there was this argument fewer key heads were taken without a word (tried with torch 2.11).
     groups = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
     def attention(
@@ -87,9 +87,6 @@ def _varlen_attention() -> Callable[..., tuple[Any, None]]:
             )
         if dropout or any(kwargs.get(name) is not None for name in _NOT_THERE):
             raise NotImplementedError("varlen attention has no dropout, softcap, sinks or position bias")
-        times = 1 if groups else query.shape[1] // key.shape[1]
-        if times > 1:
-            key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
         # Over fp32 master weights rotations leave fp32 behind, which the kernel doesn't take.
         query, key, value = (each[0].transpose(0, 1).to(value.dtype) for each in (query, key, value))
         output = varlen_attn(

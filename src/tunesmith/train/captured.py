@@ -2,13 +2,14 @@
 
 A small model's kernels are done before Python can launch the next: at 0.5B the card waits for most of a step.
 Here the layers' forward and backward passes over a row of documents are captured, one pair of graphs for each
-of the few lengths that rows have (`documents.round_up`), and replayed; loss, optimizer and all that
-decides stay as they are. Gradients are added up where `.grad` stands: accumulation, clipping and optimizers
-see what they always see. Source of the method: pytorch.org/docs, "CUDA Graphs", partial-network capture.
+of the few lengths that rows have (`documents.round_up`), and replayed; loss, optimizer and all that decides
+stay as they are. Gradients are handed to autograd, so that accumulation, hooks, clipping and optimizers see
+what they always see. Source of the method: pytorch.org/docs, "CUDA Graphs", partial-network capture.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from tunesmith.errors import first_line
 from tunesmith.train.graphs import capturing, cause
 from tunesmith.train.relayout import that_matter
+from tunesmith.train.stand_ins import CastOnce, StandIns, copy_each
 
 # The call that documents make of the layers (train/documents.py); any other is answered by the model itself.
 _KNOWN = frozenset({"input_ids", "position_ids", "cu_seq_lens_q", "max_length_q"})
@@ -41,6 +43,8 @@ class _Graphs:
     hidden: Any
     backward: Any = None
     hidden_gradient: Any = None
+    # One for each trained weight, None where a weight isn't read; the same ones for all shapes.
+    gradients: tuple[Any, ...] = ()
 
 
 class _Token:
@@ -48,25 +52,27 @@ class _Token:
 
 
 class _Replay(torch.autograd.Function):
-    """A captured forward pass, whose backward pass is captured too; gradients of weights land in `.grad`."""
+    """A captured forward pass of layers with these `weights`, whose backward pass is captured too."""
 
     @staticmethod
-    def forward(
-        ctx: Any, anchor: Any, graphs: _Graphs, token: _Token, lay_out_gradients: Callable[[], None]
-    ) -> Any:
-        ctx.graphs, ctx.token, ctx.lay_out_gradients = graphs, token, lay_out_gradients
+    def forward(ctx: Any, graphs: _Graphs, token: _Token, *weights: Any) -> Any:
+        ctx.graphs, ctx.token, ctx.dtypes = graphs, token, [weight.dtype for weight in weights]
         graphs.forward.replay()
         return graphs.hidden.detach()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Any) -> tuple[None, None, None, None]:
+    def backward(ctx: Any, gradient: Any) -> tuple[Any, ...]:
         if ctx.token is None:
             raise RuntimeError("a captured pass goes back once: what it kept is another's by now")
-        ctx.lay_out_gradients()
-        ctx.graphs.hidden_gradient.copy_(gradient)
-        ctx.graphs.backward.replay()
+        graphs: _Graphs = ctx.graphs
+        graphs.hidden_gradient.copy_(gradient)
+        graphs.backward.replay()
         ctx.token = None
-        return None, None, None, None
+        # The next pass writes over those of the graph.
+        pairs = zip(graphs.gradients, ctx.dtypes, strict=True)
+        kept = [None if each is None else torch.empty_like(each, dtype=dtype) for each, dtype in pairs]
+        copy_each(kept, graphs.gradients)
+        return None, None, *kept
 
 
 class Captured:
@@ -77,8 +83,7 @@ class Captured:
         self._as_before = backbone.forward
         self._adapter = next((each for each in backbone.modules() if isinstance(each, BaseTunerLayer)), None)
         self._weights = [each for each in backbone.parameters() if each.requires_grad]
-        # Makes the answer one that gradients are asked of, whatever the weights are.
-        self._anchor = torch.zeros((), device=backbone.device, requires_grad=True)
+        self._stand_ins: StandIns | None = None
         self._gradients: list[Any] = []
         self._waits: Callable[[], _Token | None] = lambda: None
         self._num_failed = 0
@@ -94,7 +99,7 @@ class Captured:
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         call = that_matter(kwargs)
-        if args or call.keys() != _KNOWN or self._num_failed == MOST_FAILURES or self._is_watched():
+        if args or call.keys() != _KNOWN or self._num_failed == MOST_FAILURES:
             return self._as_before(*args, **kwargs)
         asked = torch.is_grad_enabled() and bool(self._weights)
         if asked and self._waits() is not None:
@@ -107,7 +112,7 @@ class Captured:
         if asked:
             token = _Token()
             self._waits = weakref.ref(token)
-            hidden = _Replay.apply(self._anchor, graphs, token, self._lay_out_gradients)
+            hidden = _Replay.apply(graphs, token, *self._weights)
         else:
             graphs.forward.replay()
             hidden = graphs.hidden
@@ -119,10 +124,7 @@ class Captured:
         """Give back graphs and memory: the layers answer themselves from now on."""
         self._backbone.forward = self._as_before
         self._seen.clear()
-
-    def _is_watched(self) -> bool:
-        """Whether something waits for each weight's gradient (optimizers a layer): a graph calls nobody."""
-        return any(each._post_accumulate_grad_hooks or each._backward_hooks for each in self._weights)
+        self._stand_ins, self._gradients = None, []
 
     def _graphs_for(self, call: dict[str, Any], asked: bool) -> _Graphs | None:
         """Graphs for a call of this shape, or None at its first time: most shapes that matter come again."""
@@ -166,44 +168,38 @@ class Captured:
             self._seen.clear()
             self._notify(f"the layers can't be captured as CUDA graphs: {first_line(cause(error))}")
 
-    def _lay_out_gradients(self) -> None:
-        """`.grad` of every weight is the buffer that graphs add to; zero where nothing was added yet."""
-        if not self._gradients:
-            self._gradients = [torch.zeros_like(weight) for weight in self._weights]
-            # The kernel is loaded here, which can't be done while a graph is captured.
-            torch._foreach_add_(self._gradients, self._gradients)
-        pairs = list(zip(self._weights, self._gradients, strict=True))
-        if empty := [gradient for weight, gradient in pairs if weight.grad is None]:
-            torch._foreach_zero_(empty)
-        for weight, gradient in pairs:
-            if weight.grad is not gradient:
-                if weight.grad is not None:
-                    gradient.copy_(weight.grad)
-                weight.grad = gradient
-
     def _capture(self, call: dict[str, Any], asked: bool) -> _Graphs:
         inputs = {name: value.clone() for name, value in call.items() if isinstance(value, torch.Tensor)}
-        fixed = call.keys() - inputs.keys()
+        fixed = {name: call[name] for name in call.keys() - inputs.keys()}
         pool = self._pools[asked]
-
-        def read() -> Any:
-            given = inputs | {name: call[name] for name in fixed}
-            return self._as_before(**given, use_cache=False).last_hidden_state
-
-        if asked:
-            self._lay_out_gradients()
-        kind = torch.get_autocast_dtype("cuda")
+        kind = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+        # A cast that autocast kept would be of the weights as they were.
+        exact = torch.autocast("cuda", kind, kind is not None, cache_enabled=False)
+        stand_ins = self._stand_ins_for(kind) if asked else StandIns(self._backbone, [], None)
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        # A cast that was kept would be of the weights as they were.
-        exact = torch.autocast("cuda", kind, torch.is_autocast_enabled("cuda"), cache_enabled=False)
-        with exact, capturing(forward, pool):
-            hidden = read()
-        if not asked:
-            return _Graphs(inputs, forward, hidden)
-        hidden_gradient = torch.zeros_like(hidden)
-        with torch.autocast("cuda", enabled=False), capturing(backward, pool):
-            found = torch.autograd.grad(hidden, self._weights, hidden_gradient, allow_unused=True)
-            pairs = zip(self._gradients, found, strict=True)
-            used = [(kept, new) for kept, new in pairs if new is not None]
-            torch._foreach_add_([kept for kept, _ in used], [new for _, new in used])
-        return _Graphs(inputs, forward, hidden.detach(), backward, hidden_gradient)
+        with stand_ins.in_place(self._backbone) as leaves:
+            with exact, CastOnce(kind) if kind else contextlib.nullcontext(), capturing(forward, pool):
+                stand_ins.fill()
+                hidden = self._as_before(**inputs, **fixed, use_cache=False).last_hidden_state
+            if not asked:
+                return _Graphs(inputs, forward, hidden)
+            hidden_gradient = torch.zeros_like(hidden)
+            self._lay_out_gradients(leaves)
+            with torch.autocast("cuda", enabled=False), capturing(backward, pool):
+                found = torch.autograd.grad(hidden, leaves, hidden_gradient, allow_unused=True)
+                copy_each(self._gradients, found)
+        pairs = zip(self._gradients, found, strict=True)
+        gradients = tuple(None if new is None else kept for kept, new in pairs)
+        return _Graphs(inputs, forward, hidden.detach(), backward, hidden_gradient, gradients)
+
+    def _stand_ins_for(self, kind: Any) -> StandIns:
+        """One set for the graphs of all shapes."""
+        if self._stand_ins is None or self._stand_ins.dtype != kind:
+            self._stand_ins, self._gradients = StandIns(self._backbone, self._weights, kind), []
+            self._stand_ins.fill()  # loads the kernel, which can't be done while a graph is captured
+        return self._stand_ins
+
+    def _lay_out_gradients(self, leaves: list[Any]) -> None:
+        if not self._gradients:
+            self._gradients = [torch.empty_like(each) for each in leaves]
+            copy_each(self._gradients, leaves)  # loads the kernel

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tunesmith.train.attention import VARLEN, register_varlen
+from tunesmith.train.batches import places_of
 from tunesmith.train.relayout import Reader, fused, read_by, window_of
 
 Attention = Literal["varlen", "blocks"]
@@ -70,7 +71,7 @@ def documents_of(
     """
     num_rows, width = input_ids.shape
     mask = attention_mask.bool()
-    places = mask.flatten().nonzero()[:, 0]
+    places = places_of(attention_mask)
     lengths = mask.sum(dim=1)
     if attention == "varlen":
         starts, shape = lengths.cumsum(dim=0) - lengths, (1, round_up(len(places)))

@@ -139,10 +139,13 @@ def _build_trainer(
 @contextlib.contextmanager
 def _sped_up(setup: Setup, trainer: Any, notify: Callable[[str], None]) -> Iterator[None]:
     """Inside, the trainer does the same work in less time."""
+    from tunesmith.train.batches import bring_aside
     from tunesmith.train.captured import WORTH_CAPTURING, Captured
     from tunesmith.train.lora_linear import merge_products
 
     choice, models = setup.choice, read_models(trainer)
+    if choice.device == "cuda":
+        bring_aside(trainer)
     walk_less(trainer.model)
     merge_products(trainer.model)
     fuses = choice.attention == "varlen" and setup.config.trl.get("use_liger_kernel") is not False
