@@ -106,9 +106,10 @@ class Clock:
 
     def found(self) -> dict[str, Any]:
         """The medians, the shape of the last micro batch, and the adapter's data type."""
-        tokens = {step: int(told) for step, told in enumerate(self._tokens, start=1)}
-        found = measured(self._ends.steps(), tokens, NUM_FIRST)
-        return found | {"last_batch": self.shapes[-1], "adapter": self.adapter}
+        found = measured(self._ends.steps(), NUM_FIRST)
+        a_step = int(self._tokens[-1] - self._tokens[NUM_FIRST - 1]) / found["num_steps"]
+        rates = {"tokens_a_step": round(a_step), "tokens_per_s": round(a_step / found["step_s"])}
+        return found | rates | {"last_batch": self.shapes[-1], "adapter": self.adapter}
 
 
 def count_batches(trainer: Any, clock: Clock) -> None:

@@ -4,8 +4,10 @@
     python benchmarks/speed.py --profile --ways tunesmith
 
 Models have the sizes of Qwen2.5 and random weights; rows have log-normal lengths (median 400, at most 1,024
-tokens). Each way trains in turn, in one process on one machine; a row with medians after warm-up is appended
-to results/speed.jsonl as soon as it is measured, and rows that are there for this device are skipped.
+tokens). Every step has 16 rows; tokens a second are rows a second times the mean tokens of a row, so that no
+way gains by the rows it happened to draw. Each way trains in turn, in one process on one machine; a row with
+medians after warm-up is appended to results/speed.jsonl as soon as it is measured, and rows that are there
+for this device are skipped.
 
 With --profile the kernels and operators of three steps go to results/speed_profile_SHAPE_WAY.txt; the times
 of such a run hold the profiler's own, and no row is appended.
@@ -44,8 +46,8 @@ SIZES = {
 WAYS = ("trl", "padded", "eager", "tunesmith")
 ROWS_A_STEP = 16
 NUM_WARM = 2
-# Losses are logged every so many steps: to log is to wait for the device.
-LOGGED = 2
+# The default of TRL, and of Tunesmith in runs of 100 steps or more: to log is to wait for the device.
+LOGGED = 10
 NUM_WORDS = 1000
 # Of GRPO: answers to a prompt, and the tokens of each (random weights end none before).
 GROUP, ANSWER = 8, 256
@@ -91,6 +93,27 @@ def write_rows(path: Path, method: str, number: int, scale: float) -> Path:
     return path
 
 
+def tokens_of(path: Path, method: str, answer: int) -> float:
+    """Mean tokens of a row that are read in training, both texts of a pair."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    words = {key: statistics.fmean(len(row[key].split()) for row in rows) for key in rows[0]}
+    if method == "dpo":
+        return 2 * (words["prompt"] + 1) + words["chosen"] + words["rejected"]
+    return words["prompt"] + answer if method == "grpo" else words["text"] + 1
+
+
+def matmul_rate() -> float:
+    """TFLOP/s of a bf16 product of two matrices of 8,192 x 8,192: the median of 20."""
+    import torch
+
+    size, clock = 8192, Clock("cuda")
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(24):
+        a @ b
+        clock.tick()
+    return 2 * size**3 / statistics.median(clock.steps()[3:]) / 1e12
+
+
 def fresh_model(folder: Path, dtype: Any, device: str) -> Any:
     """The model with random weights, made where it is needed."""
     import torch
@@ -133,21 +156,9 @@ class Clock:
         return [b - a for a, b in itertools.pairwise(self._ends)]
 
 
-def measured(steps: list[float], tokens: dict[int, float], first: int) -> dict[str, Any]:
-    """Medians over the steps after step `first`; `steps` holds all but step 1.
-
-    `tokens` are those up to a step, where they were logged.
-    """
-    step_s = statistics.median(steps[first - 1 :])
-    begin, end = min(step for step in tokens if step >= first), max(tokens)
-    a_step = (tokens[end] - tokens[begin]) / (end - begin)
-    return {
-        "num_steps": len(steps[first - 1 :]),
-        "step_s": round(step_s, 4),
-        "tokens_per_s": round(a_step / step_s),
-        "rows_per_s": round(ROWS_A_STEP / step_s, 2),
-        "tokens_a_step": round(a_step),
-    }
+def measured(steps: list[float], first: int) -> dict[str, Any]:
+    """The median over the steps after step `first`; `steps` holds all but step 1."""
+    return {"num_steps": len(steps[first - 1 :]), "step_s": round(statistics.median(steps[first - 1 :]), 4)}
 
 
 def words_that_differ(completions: list[str], **_: Any) -> list[float]:
@@ -194,20 +205,21 @@ def run_trl(
         peft_config=lora if tuning == "lora" else None, callbacks=[Ticks()], **parts,
     )  # fmt: skip
     trainer.train()
-    tokens = {row["step"]: row["num_tokens"] for row in trainer.state.log_history if "num_tokens" in row}
-    return measured(clock.steps(), tokens, NUM_WARM)
+    return measured(clock.steps(), NUM_WARM)
 
 
 def gaps_between(kernels: list[Any]) -> list[tuple[float, str]]:
-    """Where the device waited, longest first: milliseconds, and the kernels around it."""
+    """Where the device waited, longest first: milliseconds in all, how often, and the kernels around it."""
     kernels = sorted(kernels, key=lambda each: each.time_range.start)
-    gaps, end, last = [], kernels[0].time_range.start, ""
+    waits: dict[str, list[float]] = {}
+    end, last = kernels[0].time_range.start, ""
     for each in kernels:
-        if (idle := each.time_range.start - end) > 50:
-            gaps.append((idle / 1000, f"from {last[:60]} to {each.name[:60]}"))
+        if (idle := each.time_range.start - end) > 5:
+            waits.setdefault(f"from {last[:60]} to {each.name[:60]}", []).append(idle / 1000)
         if each.time_range.end > end:
             end, last = each.time_range.end, each.name
-    return sorted(gaps, reverse=True)
+    told = [(sum(times), f"{len(times):6d} x  {where}") for where, times in waits.items()]
+    return sorted(told, reverse=True)
 
 
 def profile_of(profiler: Any, seconds: float) -> str:
@@ -229,7 +241,9 @@ def profile_of(profiler: Any, seconds: float) -> str:
     ]
     for name, took in sorted(spent.items(), key=lambda item: -sum(item[1]))[:40]:
         lines.append(f"{sum(took):9.2f} ms {len(took):6d} x  {name}")
-    lines += [f"{idle_ms:9.2f} ms idle {where}" for idle_ms, where in gaps_between(kernels)[:40]]
+    gaps = gaps_between(kernels)
+    lines.append(f"idle in gaps of more than 5 us: {sum(idle for idle, _ in gaps) / 4:.1f} ms a step")
+    lines += [f"{idle:9.2f} ms {where}" for idle, where in gaps[:30]]
     table = profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=40)
     return "\n".join([*lines, table])
 
@@ -256,7 +270,7 @@ def run_tunesmith(
     from tunesmith.train.training import train
 
     # Most lengths of a row have come twice by then, and are captured.
-    first = NUM_WARM if way != "tunesmith" else 6 if method == "grpo" else 35
+    first = NUM_WARM if way != "tunesmith" else 6 if method == "grpo" else 40
     flags = {
         "method": method, "model": str(folder), "dataset": str(rows), "tuning": tuning, "max_length": 1024,
         "max_steps": num_steps + first, "global_batch_size": ROWS_A_STEP, "logging_steps": LOGGED,
@@ -292,9 +306,8 @@ def run_tunesmith(
     if (method, tuning) == ("dpo", "full"):  # TRL loads the reference from the folder
         fresh_model(folder, dtype, device).save_pretrained(folder)
     train(setup, run, listen, model=fresh_model(folder, dtype, device))
-    tokens = {row["step"]: row["num_tokens"] for row in run.read_metrics() if "loss" in row}
     steps = clock.steps()
-    found = measured(steps, tokens, first)
+    found = measured(steps, first)
     if may_capture:
         found["capturing_s"] = round(sum(steps[1:first]) - (first - 1) * found["step_s"], 1)
     return found | {"batch": choice.per_device_train_batch_size, "attention": choice.attention,
@@ -310,19 +323,24 @@ def run(shape: str, way: str, device: str, toy: bool, profiled: Path | None) -> 
     where = Path(tempfile.mkdtemp())
     # Steps of GRPO with TRL alone take a quarter of a minute each.
     grpo, alone = method == "grpo", way == "trl"
-    measured_steps = (2 if alone else 6) if grpo else (6 if alone else 24)
+    measured_steps = (2 if alone else 6) if grpo else (6 if alone else 30)
     num_steps, answer = (6, 4) if toy else (measured_steps, ANSWER)
     folder = write_model(where / "model", "toy" if toy else size)
     rows = write_rows(where / "rows.jsonl", method, ROWS_A_STEP * 96, 0.05 if toy else 1.0)
     if device == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with contextlib.redirect_stdout(None):
         if way == "trl":
             found = run_trl(method, tuning, folder, rows, device, num_steps, answer)
         else:
             found = run_tunesmith(method, tuning, folder, rows, device, num_steps, answer, way, profiled)
+    found["rows_per_s"] = round(ROWS_A_STEP / found["step_s"], 2)
+    found["tokens_per_s"] = round(found["rows_per_s"] * tokens_of(rows, method, answer))
     if device == "cuda":
         found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
+        found["reserved_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 1)
+        found["matmul_tflops"] = round(matmul_rate())
     return found
 
 
