@@ -89,7 +89,7 @@ def train(model: Any, num_steps: int = 6, accumulate: int = 2) -> list[float]:
 
 
 def replays(model: Any) -> int:
-    return sum(graphs is not None for graphs in model.captured._seen.values())
+    return sum(graphs is not None for pool in model.captured._pools.values() for graphs in pool.seen.values())
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)

@@ -38,7 +38,10 @@ def test_mode_gradients_and_counts_are_those_of_the_whole_model(tiny_model: Path
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     counts = model.num_parameters(), model.num_parameters(exclude_embeddings=True)
+    weights = list(model.parameters())
     walk_less(model)
+    assert all(one is other for one, other in zip(model.parameters(), weights, strict=True))
+    assert not list(model.parameters(recurse=False))
     assert (model.num_parameters(), model.num_parameters(exclude_embeddings=True)) == counts
     for mode in (True, True, False, True):
         model.train(mode)

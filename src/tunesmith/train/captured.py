@@ -47,6 +47,31 @@ class _Graphs:
     gradients: tuple[Any, ...] = ()
 
 
+class _Pool:
+    """Graphs of passes that gradients are asked of, or of those that they aren't, in memory of their own.
+
+    A larger row than any before begins anew: in the memory of the largest there is room for all the others,
+    in that of a smaller one there isn't, and it would be kept beside.
+    """
+
+    def __init__(self) -> None:
+        self.seen: dict[Any, _Graphs | None] = {}
+        self.clear()
+
+    def make_room(self, num_tokens: int) -> None:
+        """For graphs of a row of so many tokens."""
+        if num_tokens > self._largest > 0:
+            self.clear()
+            torch.cuda.empty_cache()
+        self._largest = max(num_tokens, self._largest)
+
+    def clear(self) -> None:
+        """Forget the graphs, not which shapes were seen."""
+        self.seen = dict.fromkeys(self.seen)
+        self.memory = torch.cuda.graph_pool_handle()
+        self._largest = 0
+
+
 class _Token:
     """Lives as long as a forward pass waits for its backward pass."""
 
@@ -87,9 +112,8 @@ class Captured:
         self._gradients: list[Any] = []
         self._waits: Callable[[], _Token | None] = lambda: None
         self._num_failed = 0
-        self._seen: dict[Any, _Graphs | None] = {}
         # What is asked between a forward and its backward pass (a reference) must leave its memory alone.
-        self._pools = {asked: torch.cuda.graph_pool_handle() for asked in (False, True)}
+        self._pools = {asked: _Pool() for asked in (False, True)}
 
         @functools.wraps(self._as_before)
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -123,7 +147,7 @@ class Captured:
     def release(self) -> None:
         """Give back graphs and memory: the layers answer themselves from now on."""
         self._backbone.forward = self._as_before
-        self._seen.clear()
+        self._pools.clear()
         self._stand_ins, self._gradients = None, []
 
     def _graphs_for(self, call: dict[str, Any], asked: bool) -> _Graphs | None:
@@ -132,27 +156,31 @@ class Captured:
             call["input_ids"].shape,
             call["cu_seq_lens_q"].shape,
             call["max_length_q"],
-            asked,
             self._backbone.training,
             torch.is_autocast_enabled("cuda"),
             self._adapter
             and (self._adapter.disable_adapters, self._adapter.merged, *self._adapter.active_adapters),
             hash(tuple(weight.data_ptr() for weight in self._weights)),
         )
-        if key not in self._seen:
-            self._seen[key] = None
+        pool = self._pools[asked]
+        if key not in pool.seen:
+            pool.seen[key] = None
             return None
-        if self._seen[key] is None and self._has_room():
+        if pool.seen[key] is None and self._has_room():
+            pool.make_room(call["input_ids"].numel())
             try:
-                self._seen[key] = self._capture(call, asked)
+                pool.seen[key] = self._capture(call, asked)
             except RuntimeError as error:  # out of memory is one
-                self._give_up(asked, error)
-        return self._seen.get(key)
+                pool.clear()
+                self._give_up(error)
+        return pool.seen[key]
 
     def _has_room(self) -> bool:
         """Whether graphs can keep activations beside those of a pass that isn't captured: their memory is
         theirs alone, and a shape's first pass is no graph's. Asked while no step's activations are alive."""
-        num_captured = sum(map(bool, self._seen.values()))
+        num_captured = sum(
+            graphs is not None for pool in self._pools.values() for graphs in pool.seen.values()
+        )
         held = torch.cuda.memory_allocated()
         of_a_pass = torch.cuda.max_memory_allocated() - held
         free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - held
@@ -160,32 +188,32 @@ class Captured:
             return num_captured < MOST_GRAPHS and free >= 2.25 * of_a_pass
         return free >= 2 * of_a_pass
 
-    def _give_up(self, asked: bool, error: RuntimeError) -> None:
-        """Once is no reason to; the memory of a failed capture isn't used again."""
+    def _give_up(self, error: RuntimeError) -> None:
+        """Once is no reason to."""
         self._num_failed += 1
-        self._pools[asked] = torch.cuda.graph_pool_handle()
         if self._num_failed == MOST_FAILURES:
-            self._seen.clear()
+            for pool in self._pools.values():
+                pool.clear()
             self._notify(f"the layers can't be captured as CUDA graphs: {first_line(cause(error))}")
 
     def _capture(self, call: dict[str, Any], asked: bool) -> _Graphs:
         inputs = {name: value.clone() for name, value in call.items() if isinstance(value, torch.Tensor)}
         fixed = {name: call[name] for name in call.keys() - inputs.keys()}
-        pool = self._pools[asked]
+        memory = self._pools[asked].memory
         kind = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
         # A cast that autocast kept would be of the weights as they were.
         exact = torch.autocast("cuda", kind, kind is not None, cache_enabled=False)
         stand_ins = self._stand_ins_for(kind) if asked else StandIns(self._backbone, [], None)
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with stand_ins.in_place(self._backbone) as leaves:
-            with exact, CastOnce(kind) if kind else contextlib.nullcontext(), capturing(forward, pool):
+            with exact, CastOnce(kind) if kind else contextlib.nullcontext(), capturing(forward, memory):
                 stand_ins.fill()
                 hidden = self._as_before(**inputs, **fixed, use_cache=False).last_hidden_state
             if not asked:
                 return _Graphs(inputs, forward, hidden)
             hidden_gradient = torch.zeros_like(hidden)
             self._lay_out_gradients(leaves)
-            with torch.autocast("cuda", enabled=False), capturing(backward, pool):
+            with torch.autocast("cuda", enabled=False), capturing(backward, memory):
                 found = torch.autograd.grad(hidden, leaves, hidden_gradient, allow_unused=True)
                 copy_each(self._gradients, found)
         pairs = zip(self._gradients, found, strict=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
 from tunesmith.plan.choice import Choice
 from tunesmith.train.method_trainer import MethodTrainer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class Sft(MethodTrainer):
@@ -30,3 +33,9 @@ class Sft(MethodTrainer):
             # Rows come out of the data stage as token ids; TRL has nothing left to prepare.
             "dataset_kwargs": {"skip_prepare_dataset": not config.trl.get("packing", False)},
         }
+
+    def rows(self, dataset: Dataset, config: RunConfig) -> Dataset:
+        if config.trl.get("packing"):
+            return dataset
+        # As arrays: of lists TRL makes tensors number by number at every step, while a fast device waits.
+        return dataset.with_format("numpy", columns=["input_ids", "labels"])
