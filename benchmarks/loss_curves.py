@@ -9,7 +9,7 @@ holds what shows it (`order`, `adapter`). A training appends its row to results/
 done, and one that is there for this device is skipped. On a GPU TRL alone takes minutes for a seed: start one
 process for each seed and way (--seeds, --ways) beside each other.
 
-- trl: TRL's trainer with its defaults, batch 4 with 4 accumulated.
+- trl: TRL's trainer with its defaults, batch 4 with 4 accumulated (--micro-batch for another).
 - tunesmith: as `tunesmith train` does it. eager (by --ways only): its layers not captured.
 
 The evaluation loss is of held-out rows, by plain transformers in fp32 with the saved adapter. --plot draws
@@ -102,8 +102,9 @@ def run_trl(setup: Any, options: argparse.Namespace, seed: int, device: str, fol
     from trl import SFTConfig, SFTTrainer
 
     arguments = SFTConfig(
-        output_dir=str(folder / "trl"), max_steps=options.steps, per_device_train_batch_size=4,
-        gradient_accumulation_steps=ROWS_A_STEP // 4, learning_rate=LEARNING_RATE,
+        output_dir=str(folder / "trl"), max_steps=options.steps,
+        per_device_train_batch_size=options.micro_batch,
+        gradient_accumulation_steps=ROWS_A_STEP // options.micro_batch, learning_rate=LEARNING_RATE,
         lr_scheduler_type=SCHEDULE, warmup_steps=WARMUP, max_length=MAX_LENGTH, seed=seed, logging_steps=1,
         report_to="none", save_strategy="no", disable_tqdm=True,
         **({"use_cpu": True, "bf16": False} if device == "cpu" else {}),
@@ -117,7 +118,8 @@ def run_trl(setup: Any, options: argparse.Namespace, seed: int, device: str, fol
     adapter = adapter_sum(trainer.model)
     took = trainer.train().metrics["train_runtime"]
     trainer.save_model(str(folder / "adapter"))
-    return logged(trainer.state.log_history) | {"adapter": adapter, "train_s": round(took, 1)}
+    told = {"adapter": adapter, "train_s": round(took, 1), "batch": options.micro_batch}
+    return logged(trainer.state.log_history) | told
 
 
 def run_tunesmith(setup: Any, way: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -339,6 +341,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="42,1,2")
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--rows", type=int, help="train on so many rows at most")
+    parser.add_argument("--micro-batch", type=int, default=4, help="rows at a time with TRL alone")
     parser.add_argument("--heldout", type=int, default=200)
     parser.add_argument("--budget-s", type=float, default=500, help="start no training after so many seconds")
     parser.add_argument("--plot", action="store_true")
