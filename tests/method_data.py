@@ -49,7 +49,10 @@ def write_method_data(folder: Path, n: int = 24) -> None:
 
 
 def options_for(method: str, model: Path) -> list[str]:
-    """The command line of a short run of `method` in the folder of `write_method_data`."""
+    """The command line of a short run of `method` in the folder of `write_method_data`.
+
+    In fp32, so that numbers are the same on CPUs with bf16 and without.
+    """
     spec = METHODS[method]
     data = {
         "conversation": "texts.jsonl" if method == "cpt" else "chats.jsonl",
@@ -60,6 +63,7 @@ def options_for(method: str, model: Path) -> list[str]:
     options = [
         method, "--model", str(model), "--dataset", data, "--global-batch-size", "4", "--logging-steps", "1",
         "--max-steps", "3", "--learning-rate", "0.01", "--set", "trl.report_to=none",
+        "--precision", "fp32",
     ]  # fmt: skip
     if spec.trainer in ("grpo", "rloo"):
         options += ["--rewards", "rewards.py:short", "--num-generations", "2", "--max-completion-length", "6"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tiny import chat_rows
 
-from tunesmith.evaluate.answers import exact_match, generate_answers
+from tunesmith.evaluate.answers import generate_answers
 
 MAX_NEW_TOKENS = 12
 
@@ -88,7 +88,3 @@ def test_progress_counts_the_prompts_and_the_training_mode_is_put_back(speaker):
     model.eval()
     generate_answers(model, tokenizer, prompts()[:1], max_new_tokens=2)
     assert not model.training
-
-
-def test_exact_match_is_the_share_of_equal_answers():
-    assert exact_match(["a", "b", "c", "d"], ["a", "b", "c", "D"]) == 0.75

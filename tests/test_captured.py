@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fused import batch, results
+from method_data import write_method_data
 from test_documents import ROWS, WORDS, assert_near, on
 
 from tunesmith.train.documents import read_documents
@@ -188,3 +189,46 @@ def test_dropout_differs_from_step_to_step(make):
     found = [results(model, *on(model, BATCHES[0]))[0] for _ in range(5)]
     assert replays(model) == 1
     assert not torch.equal(found[-1], found[-2])
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_what_a_captured_run_saves_is_read_by_plain_peft_and_transformers(
+    make, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuning: str
+):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from tunesmith.config.loading import load_config
+    from tunesmith.runs.folder import RunFolder
+    from tunesmith.train import captured
+    from tunesmith.train.setup import set_up
+    from tunesmith.train.training import train as train_setup
+
+    monkeypatch.chdir(tmp_path)
+    write_method_data(tmp_path, 8)
+    shapes: list[int] = []
+    capture = captured.Captured._capture
+
+    def counted(self: Any, call: Any, asked: bool) -> Any:
+        shapes.append(call["input_ids"].numel())
+        return capture(self, call, asked)
+
+    monkeypatch.setattr(captured.Captured, "_capture", counted)
+    flags = {"method": "sft", "model": str(tiny_model), "dataset": "chats.jsonl", "tuning": tuning,
+             "global_batch_size": 4, "max_steps": captured.WORTH_CAPTURING, "learning_rate": 0.005,
+             "device": "cuda"}  # fmt: skip
+    config = load_config(flags=flags, assignments=["trl.report_to=none"], environ={}).config
+    setup = set_up(config, lambda event: None)
+    run = RunFolder.create(Path("run"), setup.record())
+    trained = train_setup(setup, run, lambda event: None).model.eval()
+    assert shapes
+    if tuning == "lora":
+        base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
+        saved = PeftModel.from_pretrained(base, run.model_path)
+    else:
+        saved = AutoModelForCausalLM.from_pretrained(run.model_path, dtype=trained.dtype)
+    ids = torch.tensor([[5, 9, 200, 31, 7]], device="cuda")
+    with torch.inference_mode():
+        expected = trained(input_ids=ids, use_cache=False).logits
+        assert_near(saved.to("cuda").eval()(input_ids=ids, use_cache=False).logits, expected, 1e-2)

@@ -73,7 +73,8 @@ def in_memory(method: str, earlier: str, run: str, **settings: Any) -> Any:
     from tunesmith.train.training import train as train_setup
 
     flags = {"method": method, "init_from": earlier, "dataset": "pairs.jsonl", "max_steps": 2,
-             "learning_rate": 0.02, "global_batch_size": 4, "logging_steps": 1, **settings}  # fmt: skip
+             "learning_rate": 0.02, "global_batch_size": 4, "logging_steps": 1,
+             "precision": "fp32", **settings}  # fmt: skip
     setup = set_up(
         load_config(flags=flags, assignments=["trl.report_to=none"], environ={}).config, lambda event: None
     )

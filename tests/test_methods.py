@@ -172,7 +172,7 @@ def test_the_reward_model_gives_the_same_number_once_it_is_loaded_again(place: P
     from tunesmith.train.training import train
 
     flags = {"method": "reward", "model": str(tiny_model), "dataset": "pairs.jsonl", "max_steps": 2,
-             "learning_rate": 0.02}  # fmt: skip
+             "learning_rate": 0.02, "precision": "fp32"}  # fmt: skip
     ids = torch.tensor([[5, 9, 200, 31, 7]])
     for tuning in ("lora", "full"):
         setup = setup_of(flags | {"tuning": tuning})

@@ -92,7 +92,7 @@ def test_the_model_in_memory_and_the_saved_one_give_the_same_logits(place: Path,
 
     for tuning in ("lora", "full"):
         flags = {"method": "sft", "model": str(tiny_model), "dataset": "chats.jsonl", "tuning": tuning,
-                 "max_steps": 2, "learning_rate": 0.02}  # fmt: skip
+                 "max_steps": 2, "learning_rate": 0.02, "precision": "fp32"}  # fmt: skip
         loaded = load_config(flags=flags, assignments=["trl.report_to=none"], environ={})
         setup = set_up(loaded.config, lambda event: None)
         run = RunFolder.create(Path("runs") / f"memory-{tuning}", setup.record())

@@ -56,8 +56,3 @@ def generate_answers(
         on_progress(min(start + batch_size, len(order)))
     model.train(was_training)
     return answers
-
-
-def exact_match(answers: Sequence[str], references: Sequence[str]) -> float:
-    """The share (0 to 1) of answers that equal their reference to the letter."""
-    return sum(a == b for a, b in zip(answers, references, strict=True)) / len(references)

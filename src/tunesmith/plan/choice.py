@@ -119,7 +119,7 @@ def choose_precision(config: RunConfig, machine: MachineFacts) -> tuple[Literal[
             return "bf16", f"bf16: native on {machine.device_name}"
         return "fp16", f"fp16: {machine.device_name} has no native bf16"
     if machine.device == "cpu" and machine.native_bf16:
-        return "bf16", "bf16: this CPU has matrix units for it"
+        return "bf16", "bf16: native on this CPU"
     return "fp32", "fp32: no native bf16 here, and emulating it is many times slower"
 
 

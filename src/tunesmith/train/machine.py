@@ -52,11 +52,13 @@ def _world_size() -> int:
 
 
 def _cpu_has_native_bf16() -> bool:
-    """Only matrix units (AMX) make bf16 training faster than fp32; AVX512-BF16 alone lacks most operators."""
+    """Whether products of bf16 have instructions of their own; emulated they take many times longer."""
     import torch
 
-    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(probe and probe())
+    probes = [
+        getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    ]
+    return any(probe and probe() for probe in probes)
 
 
 def _cpu_name() -> str:
