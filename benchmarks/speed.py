@@ -336,7 +336,7 @@ def run(shape: str, way: str, device: str, toy: bool, profiled: Path | None) -> 
         else:
             found = run_tunesmith(method, tuning, folder, rows, device, num_steps, answer, way, profiled)
     found["rows_per_s"] = round(ROWS_A_STEP / found["step_s"], 2)
-    found["tokens_per_s"] = round(found["rows_per_s"] * tokens_of(rows, method, answer))
+    found["tokens_per_s"] = round(ROWS_A_STEP / found["step_s"] * tokens_of(rows, method, answer))
     if device == "cuda":
         found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
         found["reserved_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 1)

@@ -127,3 +127,21 @@ def test_copies_are_made_in_each_precision():
     into = [torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16), torch.zeros(2), torch.zeros(3)]
     copy_each(into, [torch.ones(2), torch.ones(2), torch.full((2,), 3, dtype=torch.bfloat16), None])
     assert [each.tolist() for each in into] == [[1, 1], [1, 1], [3, 3], [0, 0, 0]]
+
+
+def test_a_layer_that_turns_autocast_off_works_in_its_own_precision():
+    x, weight = torch.randn(3, 4), torch.randn(5, 4)
+    with torch.autocast("cpu", torch.bfloat16), CastOnce(torch.bfloat16):
+        torch.nn.functional.linear(x, weight)
+        with torch.autocast("cpu", enabled=False):
+            found = torch.nn.functional.linear(x, weight)
+    assert torch.equal(found, torch.nn.functional.linear(x, weight))
+
+
+def test_an_input_that_was_altered_meanwhile_is_cast_again():
+    x, weight = torch.randn(3, 4), torch.randn(5, 4)
+    with torch.autocast("cpu", torch.bfloat16), CastOnce(torch.bfloat16):
+        torch.nn.functional.linear(x, weight)
+        x.mul_(2)
+        found = torch.nn.functional.linear(x, weight)
+        assert torch.equal(found, torch.nn.functional.linear(input=x, weight=weight))

@@ -103,6 +103,8 @@ def test_the_model_in_memory_and_the_saved_one_give_the_same_logits(place: Path,
             )
         else:
             saved = AutoModelForCausalLM.from_pretrained(run.model_path)
+        assert trained.config.use_cache
+        assert saved.config.use_cache
         ids = torch.tensor([[5, 9, 200, 31, 7]])
         with torch.inference_mode():
             expected = trained(input_ids=ids, use_cache=False).logits

@@ -56,11 +56,13 @@ class _Pool:
 
     def __init__(self) -> None:
         self.seen: dict[Any, _Graphs | None] = {}
+        self.num_failed = 0
         self.clear()
 
     def make_room(self, num_tokens: int) -> None:
         """For graphs of a row of so many tokens."""
         if num_tokens > self._largest > 0:
+            torch.cuda.synchronize()  # a replay may still be reading
             self.clear()
             torch.cuda.empty_cache()
         self._largest = max(num_tokens, self._largest)
@@ -108,10 +110,16 @@ class Captured:
         self._as_before = backbone.forward
         self._adapter = next((each for each in backbone.modules() if isinstance(each, BaseTunerLayer)), None)
         self._weights = [each for each in backbone.parameters() if each.requires_grad]
-        self._stand_ins: StandIns | None = None
-        self._gradients: list[Any] = []
+        # One for the graphs of all shapes, by what autocast casts to; the gradients lie beside.
+        self._stand_ins: dict[Any, StandIns] = {}
+        # Where all weights stand: a graph reads those that it was captured with.
+        self._places = [
+            (module._parameters, name)
+            for module in backbone.modules()
+            for name, weight in module._parameters.items()
+            if weight is not None
+        ]
         self._waits: Callable[[], _Token | None] = lambda: None
-        self._num_failed = 0
         # What is asked between a forward and its backward pass (a reference) must leave its memory alone.
         self._pools = {asked: _Pool() for asked in (False, True)}
 
@@ -123,9 +131,9 @@ class Captured:
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
         call = that_matter(kwargs)
-        if args or call.keys() != _KNOWN or self._num_failed == MOST_FAILURES:
-            return self._as_before(*args, **kwargs)
         asked = torch.is_grad_enabled() and bool(self._weights)
+        if args or call.keys() != _KNOWN or self._pools[asked].num_failed == MOST_FAILURES:
+            return self._as_before(*args, **kwargs)
         if asked and self._waits() is not None:
             return self._as_before(**kwargs)
         graphs = self._graphs_for(call, asked)
@@ -148,7 +156,7 @@ class Captured:
         """Give back graphs and memory: the layers answer themselves from now on."""
         self._backbone.forward = self._as_before
         self._pools.clear()
-        self._stand_ins, self._gradients = None, []
+        self._stand_ins.clear()
 
     def _graphs_for(self, call: dict[str, Any], asked: bool) -> _Graphs | None:
         """Graphs for a call of this shape, or None at its first time: most shapes that matter come again."""
@@ -160,22 +168,21 @@ class Captured:
             torch.is_autocast_enabled("cuda"),
             self._adapter
             and (self._adapter.disable_adapters, self._adapter.merged, *self._adapter.active_adapters),
-            hash(tuple(weight.data_ptr() for weight in self._weights)),
+            hash(tuple(parameters[name].data_ptr() for parameters, name in self._places)),
         )
         pool = self._pools[asked]
         if key not in pool.seen:
             pool.seen[key] = None
             return None
-        if pool.seen[key] is None and self._has_room():
+        if pool.seen[key] is None and self._has_room(asked):
             pool.make_room(call["input_ids"].numel())
             try:
                 pool.seen[key] = self._capture(call, asked)
             except RuntimeError as error:  # out of memory is one
-                pool.clear()
-                self._give_up(error)
+                self._give_up(asked, error)
         return pool.seen[key]
 
-    def _has_room(self) -> bool:
+    def _has_room(self, asked: bool) -> bool:
         """Whether graphs can keep activations beside those of a pass that isn't captured: their memory is
         theirs alone, and a shape's first pass is no graph's. Asked while no step's activations are alive."""
         num_captured = sum(
@@ -184,16 +191,24 @@ class Captured:
         held = torch.cuda.memory_allocated()
         of_a_pass = torch.cuda.max_memory_allocated() - held
         free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - held
-        if num_captured:  # the graphs hold one; more shapes take little more
-            return num_captured < MOST_GRAPHS and free >= 2.25 * of_a_pass
-        return free >= 2 * of_a_pass
+        # Gradients that are handed out stand beside those that were added up; casts, and those of the graphs,
+        # are laid out once.
+        of_weights = sum(weight.nbytes for weight in self._weights) if asked else 0
+        laid_out = 0 if self._stand_ins else of_weights
+        # Graphs hold one pass; those of more shapes take little more.
+        margin = of_a_pass // 4 if num_captured else 0
+        return num_captured < MOST_GRAPHS and (
+            free >= of_a_pass + max(of_a_pass, of_weights) + laid_out + margin
+        )
 
-    def _give_up(self, error: RuntimeError) -> None:
+    def _give_up(self, asked: bool, error: RuntimeError) -> None:
         """Once is no reason to."""
-        self._num_failed += 1
-        if self._num_failed == MOST_FAILURES:
-            for pool in self._pools.values():
-                pool.clear()
+        pool = self._pools[asked]
+        pool.clear()
+        if asked:
+            self._stand_ins.clear()
+        pool.num_failed += 1
+        if pool.num_failed == MOST_FAILURES:
             self._notify(f"the layers can't be captured as CUDA graphs: {first_line(cause(error))}")
 
     def _capture(self, call: dict[str, Any], asked: bool) -> _Graphs:
@@ -212,22 +227,15 @@ class Captured:
             if not asked:
                 return _Graphs(inputs, forward, hidden)
             hidden_gradient = torch.zeros_like(hidden)
-            self._lay_out_gradients(leaves)
+            kept = stand_ins.gradients(leaves)
             with torch.autocast("cuda", enabled=False), capturing(backward, memory):
                 found = torch.autograd.grad(hidden, leaves, hidden_gradient, allow_unused=True)
-                copy_each(self._gradients, found)
-        pairs = zip(self._gradients, found, strict=True)
-        gradients = tuple(None if new is None else kept for kept, new in pairs)
+                copy_each(kept, found)
+        gradients = tuple(to if new is not None else None for to, new in zip(kept, found, strict=True))
         return _Graphs(inputs, forward, hidden.detach(), backward, hidden_gradient, gradients)
 
     def _stand_ins_for(self, kind: Any) -> StandIns:
-        """One set for the graphs of all shapes."""
-        if self._stand_ins is None or self._stand_ins.dtype != kind:
-            self._stand_ins, self._gradients = StandIns(self._backbone, self._weights, kind), []
-            self._stand_ins.fill()  # loads the kernel, which can't be done while a graph is captured
-        return self._stand_ins
-
-    def _lay_out_gradients(self, leaves: list[Any]) -> None:
-        if not self._gradients:
-            self._gradients = [torch.empty_like(each) for each in leaves]
-            copy_each(self._gradients, leaves)  # loads the kernel
+        if kind not in self._stand_ins:
+            self._stand_ins[kind] = StandIns(self._backbone, self._weights, kind)
+            self._stand_ins[kind].fill()  # loads the kernel, which can't be done while a graph is captured
+        return self._stand_ins[kind]

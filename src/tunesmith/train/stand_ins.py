@@ -2,7 +2,8 @@
 
 Over fp32 weights autocast casts every matrix where it is multiplied, and the activations once for each layer
 that reads them. Here all matrices are cast in one go, and gradients are asked of those casts: in 16 bit, as
-the products give them. The numbers that layers multiply are autocast's to the bit.
+the products give them. The numbers that layers multiply are autocast's to the bit; what layers that read the
+same ask of it is added up in 16 bit, where autocast adds in fp32.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class StandIns:
 
     def __init__(self, model: torch.nn.Module, weights: list[torch.nn.Parameter], dtype: torch.dtype | None):
         """Of the trained `weights` of `model`; `dtype` is autocast's, None where nothing is cast."""
-        self._weights, self.dtype = weights, dtype
+        self._weights = weights
+        self._gradients: list[Any] = []
         matrices = _multiplied_only(model) if dtype else set()
         self._cast = [each for each in weights if id(each) in matrices and each.dtype != dtype]
         self._casts = [torch.empty_like(each, dtype=dtype) for each in self._cast]
@@ -33,6 +35,13 @@ class StandIns:
     def fill(self) -> None:
         """Take the weights as they are now; others are the weights themselves, in their memory."""
         copy_each(self._casts, [each.detach() for each in self._cast])
+
+    def gradients(self, leaves: list[torch.nn.Parameter]) -> list[Any]:
+        """A tensor for the gradient of each leaf, the same ones for all captures."""
+        if not self._gradients:
+            self._gradients = [torch.empty_like(each) for each in leaves]
+            copy_each(self._gradients, leaves)  # loads the kernel
+        return self._gradients
 
     @contextlib.contextmanager
     def in_place(self, model: torch.nn.Module) -> Iterator[list[torch.nn.Parameter]]:
@@ -61,14 +70,20 @@ class CastOnce(TorchFunctionMode):
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self._dtype = dtype
-        self._last: tuple[Any, Any] = (None, None)
+        # What was cast last, its version then, and the cast.
+        self._last: tuple[Any, int, Any] = (None, 0, None)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.nn.functional.linear and args[0].dtype != self._dtype:
-            if self._last[0] is not args[0]:
-                self._last = args[0], args[0].to(self._dtype)
-            args = (self._last[1], *args[1:])
+        if func is torch.nn.functional.linear and args and self._is_cast(args[0]):
+            x = args[0]
+            if self._last[0] is not x or self._last[1] != x._version:
+                self._last = x, x._version, x.to(self._dtype)
+            args = (self._last[2], *args[1:])
         return func(*args, **(kwargs or {}))
+
+    def _is_cast(self, x: Any) -> bool:
+        """Whether autocast would cast it: not where a layer has turned that off."""
+        return x.dtype != self._dtype and torch.is_autocast_enabled(x.device.type)
 
 
 def copy_each(into: Sequence[Any], values: Sequence[Any]) -> None:

@@ -54,6 +54,8 @@ def train(
     with stop.listening(), full_disk_said(run), trackio_closed():
         try:
             base = load_base(setup, listener, run) if model is None else model
+            # transformers turns it off for good, and with it every later user of the saved model.
+            use_cache = getattr(base.config, "use_cache", True)
             judge = _judge(setup, run, listener)
             dead.judge = judge
             trainer = _build_trainer(setup, run, listener, base, [stop, dead], judge)
@@ -79,6 +81,7 @@ def train(
             _say_why_unfinished(run, stop, dead)
         if dead.num_steps and not dead.learned:
             notify(f"nothing was learned: in none of {dead.num_steps} steps did rewards of a group differ")
+        base.config.use_cache = use_cache
         listener(Phase("saving the model"))
         save_model(trainer.model, setup.tokenizer, run.model_path)
     metrics = _last_metrics(state.log_history)
@@ -146,10 +149,10 @@ def _sped_up(setup: Setup, trainer: Any, notify: Callable[[str], None]) -> Itera
     choice, models = setup.choice, read_models(trainer)
     if choice.device == "cuda":
         bring_aside(trainer)
-    walk_less(trainer.model)
     merge_products(trainer.model)
     fuses = choice.attention == "varlen" and setup.config.trl.get("use_liger_kernel") is not False
     with kernels_fused(models if fuses else [], notify), contextlib.ExitStack() as stack:
+        stack.enter_context(walk_less(trainer.model))
         setup.method.speed_up(trainer, choice, notify)
         if choice.may_capture and setup.num_steps >= WORTH_CAPTURING:
             for model in models:

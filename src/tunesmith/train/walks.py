@@ -6,13 +6,15 @@ these are about 40,000 Python calls, during which a GPU waits. What they do is d
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from typing import Any
 
 
-def walk_less(model: Any) -> None:
-    """Let `model`, whose weights stay the same ones from now on, do these four without a walk."""
+@contextlib.contextmanager
+def walk_less(model: Any) -> Iterator[None]:
+    """Inside, let `model`, whose weights stay the same ones, do these four without a walk."""
     weights = list(model.parameters())
     trained = [weight for weight in weights if weight.requires_grad]
     set_mode, own_weights = model.train, model.parameters
@@ -35,3 +37,8 @@ def walk_less(model: Any) -> None:
     model.train, model.zero_grad, model.parameters = train, zero_grad, parameters
     # Only what counts floating point operations asks, at every batch.
     model.num_parameters = functools.cache(model.num_parameters)
+    try:
+        yield
+    finally:
+        for name in ("train", "zero_grad", "parameters", "num_parameters"):
+            del vars(model)[name]
