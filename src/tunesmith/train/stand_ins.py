@@ -34,7 +34,7 @@ class StandIns:
 
     def fill(self) -> None:
         """Take the weights as they are now; others are the weights themselves, in their memory."""
-        copy_each(self._casts, [each.detach() for each in self._cast])
+        copy_each(self._casts, self._cast)
 
     def gradients(self, leaves: list[torch.nn.Parameter]) -> list[Any]:
         """A tensor for the gradient of each leaf, the same ones for all captures."""
