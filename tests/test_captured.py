@@ -229,6 +229,8 @@ def test_what_a_captured_run_saves_is_read_by_plain_peft_and_transformers(
     else:
         saved = AutoModelForCausalLM.from_pretrained(run.model_path, dtype=trained.dtype)
     ids = torch.tensor([[5, 9, 200, 31, 7]], device="cuda")
+    # Both in fp32: what rounding to 16 bit makes of the same weights is not asked here.
+    trained, saved = trained.float(), saved.to("cuda").float().eval()
     with torch.inference_mode():
         expected = trained(input_ids=ids, use_cache=False).logits
-        assert_near(saved.to("cuda").eval()(input_ids=ids, use_cache=False).logits, expected, 1e-2)
+        assert_near(saved(input_ids=ids, use_cache=False).logits, expected, 1e-4)

@@ -2,13 +2,25 @@
 
 import dataclasses
 import itertools
+import random
 
 import pytest
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import ConfigError
-from tunesmith.plan.choice import GIB, MEMORY_SHARE, choose, choose_precision, memory_gib, micro_batches
-from tunesmith.plan.facts import Load, MachineFacts, ModelFacts
+from tunesmith.plan.choice import (
+    DRAWS,
+    GIB,
+    MEMORY_SHARE,
+    Choice,
+    choose,
+    choose_precision,
+    memory_gib,
+    micro_batches,
+    share_out,
+)
+from tunesmith.plan.facts import PLAIN_LOAD, Load, MachineFacts, ModelFacts
+from tunesmith.plan.workload import Lengths
 
 SMALL = ModelFacts(135_000_000, 5_000_000, 30, 576, 1536, 49_152)
 LARGE = ModelFacts(8_000_000_000, 42_000_000, 32, 4096, 14_336, 128_256)
@@ -21,6 +33,11 @@ def config_for(**settings) -> RunConfig:
 
 def machine(device="cuda", memory_gib=80.0, num_devices=1, native_bf16=True) -> MachineFacts:
     return MachineFacts(device, f"test {device}", num_devices, memory_gib, native_bf16)
+
+
+def choice_of(config, where, model, longest: int, load: Load = PLAIN_LOAD) -> Choice:
+    """The choice for rows of which all may be so long."""
+    return choose(config, where, model, Lengths(1000, longest, 0.0, longest), load)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +67,7 @@ def test_a_number_format_that_is_emulated_is_said_to_be_slow():
 
 def test_fp16_on_a_cpu_is_refused_with_what_works():
     with pytest.raises(ConfigError, match="fp16 does not train on a CPU") as refused:
-        choose(config_for(precision="fp16"), machine("cpu"), SMALL, 128)
+        choice_of(config_for(precision="fp16"), machine("cpu"), SMALL, 128)
     assert "fp32" in refused.value.fix
 
 
@@ -58,7 +75,7 @@ def test_fp16_on_a_cpu_is_refused_with_what_works():
 @pytest.mark.parametrize("memory", [0.1, 2, 24, 80])
 def test_micro_batch_accumulation_and_devices_make_up_the_global_batch(num_devices, memory):
     for total, length in itertools.product((24, 48, 240), (32, 1024, 8192)):
-        choice = choose(
+        choice = choice_of(
             config_for(global_batch_size=total), machine("cuda", memory, num_devices), LARGE, length
         )
         made = choice.per_device_train_batch_size * choice.gradient_accumulation_steps * num_devices
@@ -66,7 +83,7 @@ def test_micro_batch_accumulation_and_devices_make_up_the_global_batch(num_devic
 
 
 def test_memory_refuses_nothing_it_takes_the_smallest_batch():
-    choice = choose(config_for(), machine(memory_gib=0.01), LARGE, 100_000)
+    choice = choice_of(config_for(), machine(memory_gib=0.01), LARGE, 100_000)
     assert (choice.per_device_train_batch_size, choice.gradient_checkpointing) == (1, True)
     assert choice.memory_gib > 0.01
 
@@ -75,7 +92,7 @@ def test_checkpointing_appears_only_where_no_batch_fits_without_it():
     config, length = config_for(global_batch_size=16), 1024
     seen = set()
     for memory in [0.5 * 1.2**n for n in range(40)]:
-        choice = choose(config, machine(memory_gib=memory), SMALL, length)
+        choice = choice_of(config, machine(memory_gib=memory), SMALL, length)
         one_row_fits = memory_gib(SMALL, "bf16", "lora", length, False) <= memory * MEMORY_SHARE
         assert choice.gradient_checkpointing == (not one_row_fits)
         seen.add(choice.gradient_checkpointing)
@@ -85,7 +102,7 @@ def test_checkpointing_appears_only_where_no_batch_fits_without_it():
 def test_the_micro_batch_is_the_largest_that_fits_and_grows_with_memory():
     config, sizes = config_for(global_batch_size=64), []
     for memory in [2 * 1.3**n for n in range(20)]:
-        choice = choose(config, machine(memory_gib=memory), SMALL, 512)
+        choice = choice_of(config, machine(memory_gib=memory), SMALL, 512)
         assert choice.memory_gib <= memory * MEMORY_SHARE + 0.01
         if not choice.gradient_checkpointing:
             sizes.append(choice.per_device_train_batch_size)
@@ -95,13 +112,13 @@ def test_the_micro_batch_is_the_largest_that_fits_and_grows_with_memory():
 
 def test_checkpointing_as_asked_is_kept_whatever_the_memory():
     for asked, memory in itertools.product((True, False), (0.01, 1000)):
-        choice = choose(config_for(gradient_checkpointing=asked), machine(memory_gib=memory), LARGE, 4096)
+        choice = choice_of(config_for(gradient_checkpointing=asked), machine(memory_gib=memory), LARGE, 4096)
         assert choice.gradient_checkpointing is asked
 
 
 def test_longer_rows_never_get_a_larger_micro_batch():
     sizes = [
-        choose(config_for(gradient_checkpointing=False), machine(memory_gib=40), LARGE, length)
+        choice_of(config_for(gradient_checkpointing=False), machine(memory_gib=40), LARGE, length)
         for length in (64, 256, 1024, 4096, 16_384)
     ]
     assert [each.per_device_train_batch_size for each in sizes] == sorted(
@@ -120,13 +137,13 @@ def test_longer_rows_never_get_a_larger_micro_batch():
     ],
 )
 def test_pinned_batch_sizes_are_kept(pinned, devices, micro, accumulation):
-    choice = choose(config_for(global_batch_size=24, trl=pinned), machine(num_devices=devices), SMALL, 64)
+    choice = choice_of(config_for(global_batch_size=24, trl=pinned), machine(num_devices=devices), SMALL, 64)
     assert (choice.per_device_train_batch_size, choice.gradient_accumulation_steps) == (micro, accumulation)
 
 
 def test_a_pinned_batch_is_kept_where_it_does_not_fit_with_checkpointing():
     config = config_for(global_batch_size=64, trl={"per_device_train_batch_size": 64})
-    choice = choose(config, machine(memory_gib=1), LARGE, 2048)
+    choice = choice_of(config, machine(memory_gib=1), LARGE, 2048)
     assert (choice.per_device_train_batch_size, choice.gradient_checkpointing) == (64, True)
 
 
@@ -144,7 +161,7 @@ def test_a_pinned_batch_is_kept_where_it_does_not_fit_with_checkpointing():
 )
 def test_pinned_batch_sizes_that_do_not_multiply_are_refused(pinned, devices):
     with pytest.raises(ConfigError, match="global_batch_size 24") as refused:
-        choose(config_for(global_batch_size=24, trl=pinned), machine(num_devices=devices), SMALL, 64)
+        choice_of(config_for(global_batch_size=24, trl=pinned), machine(num_devices=devices), SMALL, 64)
     for name, size in pinned.items():
         assert f"{name} {size}" in refused.value.message
 
@@ -153,14 +170,14 @@ def test_pinned_batch_sizes_that_do_not_multiply_are_refused(pinned, devices):
 @pytest.mark.parametrize("size", [0, -2, 1.5, 8.0, "8", True, [8], {"a": 1}, float("nan")])
 def test_a_pinned_size_that_is_no_number_of_rows_is_refused_with_its_key(key, size):
     with pytest.raises(ConfigError, match="whole number above 0") as refused:
-        choose(config_for(global_batch_size=24, trl={key: size}), machine(), SMALL, 64)
+        choice_of(config_for(global_batch_size=24, trl={key: size}), machine(), SMALL, 64)
     assert refused.value.where == f"trl.{key}"
 
 
 def test_a_global_batch_that_the_devices_cannot_share_is_refused():
     for total, devices in ((16, 3), (4, 8)):
         with pytest.raises(ConfigError, match=f"can't be shared by {devices} devices"):
-            choose(config_for(global_batch_size=total), machine(num_devices=devices), SMALL, 64)
+            choice_of(config_for(global_batch_size=total), machine(num_devices=devices), SMALL, 64)
     assert micro_batches(16, 2) == [8, 4, 2, 1]
 
 
@@ -262,7 +279,49 @@ OWN_ATTENTION = {"model_init_kwargs": {"attn_implementation": "eager"}}
 def test_rows_reach_the_model_without_padding_where_the_machine_and_the_loss_allow_it(
     where, settings, load, attention, may_capture
 ):
-    choice = choose(config_for(**settings), where, SMALL, 1024, load)
+    choice = choice_of(config_for(**settings), where, SMALL, 1024, load)
     assert (choice.attention, choice.may_capture) == (attention, may_capture)
     words = {"varlen": "varlen", "blocks": "block mask", "padded": "rows"}
     assert words[attention] in choice.reasons[-1]
+
+
+@pytest.mark.parametrize("num_rows", [8, 16])
+def test_the_largest_of_many_batches_lies_below_what_is_counted_and_that_below_the_longest_rows(num_rows):
+    draw = random.Random(3)
+    lengths = [min(1024, int(draw.lognormvariate(5.99, 0.6))) for _ in range(2000)]
+    counted = Lengths.of(lengths).largest_batch(num_rows, DRAWS)
+    largest = max(sum(draw.choices(lengths, k=num_rows)) for _ in range(DRAWS))
+    assert largest <= counted < num_rows * 1024
+
+
+def test_a_padded_batch_counts_as_its_longest_row():
+    rows = Lengths(1000, 200.0, 50.0, 1024)
+    where = dataclasses.replace(machine(memory_gib=40), has_varlen=True)
+    given = {"global_batch_size": 64}
+    packed, padded = (
+        choose(config_for(**given, **more), where, LARGE, rows).per_device_train_batch_size
+        for more in ({}, {"trl": {"packing": True}})
+    )
+    assert padded < packed
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_gpus", "smallest", "number"),
+    [
+        ({}, 0, 1, 1),
+        ({}, 1, 1, 1),
+        ({}, 2, 1, 2),
+        ({"global_batch_size": 16}, 3, 1, 2),
+        ({"global_batch_size": 15}, 4, 1, 3),
+        ({"global_batch_size": 8}, 8, 2, 4),
+        ({"num_processes": 1}, 8, 1, 1),
+        ({"num_processes": 2}, 0, 1, 2),
+    ],
+)
+def test_as_many_gpus_train_as_can_share_the_batch_or_as_were_asked_for(settings, num_gpus, smallest, number):
+    assert share_out(config_for(**settings), num_gpus, smallest) == number
+
+
+def test_more_processes_than_gpus_are_refused():
+    with pytest.raises(ConfigError, match="num_processes 4 is more than the 2 GPUs here"):
+        share_out(config_for(num_processes=4), 2)

@@ -320,6 +320,7 @@ NUMBERS = {
     "save_total_limit": ["0", "-1"],
     "logging_steps": ["0", "-1"],
     "early_stopping_patience": ["0", "-1"],
+    "num_processes": ["0", "-1"],
     "num_generations": ["1", "0", "-1"],
     "max_completion_length": ["0", "-1"],
     "max_steps_without_signal": ["0", "-1"],

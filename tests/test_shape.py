@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "tunesmith"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A room imports only from rooms to its left; demo puts the stages together, cli talks to people.
-ORDER = ["errors", "config", "runs", "rewards", "data", "plan", "train", "evaluate", "demo", "cli"]
+ORDER = ["errors", "config", "runs", "rewards", "data", "plan", "launch", "train", "evaluate", "demo", "cli"]
 HEAVY = {"torch", "trl", "peft", "accelerate"}
 HEAVY_ROOMS = {"train", "evaluate"}
 # They define classes of torch, and are themselves imported in functions only.

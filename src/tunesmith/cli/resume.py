@@ -27,10 +27,12 @@ def resume(
 ) -> None:
     """Go on with a run that stopped, from its newest checkpoint."""
     with verb("resume", as_json, debug) as out:
+        from tunesmith.cli.processes import in_all_processes
+        from tunesmith.train.processes import rank
         from tunesmith.train.setup import set_up
         from tunesmith.train.training import train
 
-        run = RunFolder.open(run_path)
+        run = RunFolder.open(run_path, rank())
         if run.status() in ("done", "running"):
             raise RunFolderError(
                 f"{run.path} is {run.status()}: there is nothing to resume",
@@ -38,6 +40,7 @@ def resume(
                 fix=f"tunesmith show {run.path}",
             )
         config = read_config(run)
+        in_all_processes(out, config)
         newest = run.newest_checkpoint()
         with libraries_logged() as log, ProgressView(out) as view:
             log.attach(run.log_path)

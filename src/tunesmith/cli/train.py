@@ -52,12 +52,15 @@ def train(
 
 def run_training(out: Output, loaded: LoadedConfig, *, dry_run: bool) -> None:
     """Check, show, train and report; with `dry_run` stop before anything is written."""
+    from tunesmith.cli.processes import in_all_processes
     from tunesmith.cli.training import finished, placed, setting_up, start_run, trl_blamed
     from tunesmith.train.setup import set_up
     from tunesmith.train.training import train
 
     run_path = Path(loaded.config.run_dir or new_run_path(loaded.config.method, loaded.config.model))
     refuse_taken(run_path)
+    with placed(loaded.provenance):
+        in_all_processes(out, loaded.config, ["--run-dir", str(run_path)])
     with placed(loaded.provenance), libraries_logged() as log, ProgressView(out) as view:
         with setting_up("give the same command again"):
             setup = set_up(loaded.config, view)

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 @contextmanager
 def start_run(path: Path, setup: Setup, provenance: dict[str, str], log: LibraryLog) -> Iterator[RunFolder]:
     """A run folder that is kept once a step was done, and removed when the run failed before."""
-    run = RunFolder.create(path, {**setup.record(), "provenance": provenance})
+    from tunesmith.train.processes import first_before_others, rank
+
+    with first_before_others():
+        record = {**setup.record(), "provenance": provenance}
+        run = RunFolder.open(path, rank()) if rank() else RunFolder.create(path, record)
     log.attach(run.log_path)
     with recorded(run):
         yield run

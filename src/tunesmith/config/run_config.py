@@ -130,6 +130,9 @@ class RunConfig(_Frozen):
         "Machine", "Number format of the computation", default="auto"
     )
     device: Literal["auto", "cuda", "mps", "cpu"] = _field("Machine", "Where to train", default="auto")
+    num_processes: int | None = _field(
+        "Machine", "GPUs to train on (default: all that can share global_batch_size)", ge=1, le=64
+    )
     gradient_checkpointing: bool | None = _field(
         "Machine", "Recompute activations to save memory (default: only when memory needs it)"
     )

@@ -26,8 +26,9 @@ class DataReport:
     `num_cut` and `num_dropped` are of what was read, the others of what is trained on: `num_ended` counts the
     rows whose last token to learn ends the answer, `num_left_out` those whose faults were allowed and that
     can't be encoded, `mixture` the rows of each source. `num_tokens` are both texts of a pair, and the prompt
-    alone where the model answers itself; `longest` is the longest text. `pair_lengths` are mean tokens of
-    the chosen and the rejected answers, `rewards` what each reward made of sample completions, in words, and
+    alone where the model answers itself; `mean_length` and `length_deviation` (the standard deviation) are a
+    row's, `longest` is the longest text. `pair_lengths` are mean tokens of the chosen and the rejected
+    answers, `rewards` what each reward made of sample completions, in words, and
     `reward_trials` the same in figures.
     """
 
@@ -37,6 +38,7 @@ class DataReport:
     num_tokens: int = 0
     num_loss_tokens: int = 0
     mean_length: float = 0.0
+    length_deviation: float = 0.0
     longest: int = 0
     num_cut: int = 0
     num_dropped: int = 0
@@ -110,12 +112,15 @@ def keep_learnable(dataset: Dataset, config: RunConfig, report: DataReport) -> D
     lengths = dataset[LENGTH][:]
     keep: list[int] = []
     sides: dict[str, int] = {}
+    squares = 0
     for index, row in enumerate(_rows(dataset)):
         learned = num_learned(row)
         if not learned:
             continue
         keep.append(index)
-        report.num_tokens += num_tokens(row)
+        length = num_tokens(row)
+        squares += length**2
+        report.num_tokens += length
         report.num_loss_tokens += learned
         report.num_ended += row[ENDS]
         for side in ("chosen", "rejected") if config.kind == "preference" else ():
@@ -124,7 +129,9 @@ def keep_learnable(dataset: Dataset, config: RunConfig, report: DataReport) -> D
     report.num_dropped = len(dataset) - len(keep)
     report.num_cut = sum(length > config.max_length for length in lengths)
     report.longest = max(lengths, default=0)
-    report.mean_length = round(report.num_tokens / max(1, len(keep)), 1)
+    mean = report.num_tokens / max(1, len(keep))
+    report.mean_length = round(mean, 1)
+    report.length_deviation = round(max(0.0, squares / max(1, len(keep)) - mean**2) ** 0.5, 1)
     report.pair_lengths = {side: round(total / max(1, len(keep)), 1) for side, total in sides.items()}
     if not keep:
         raise _nothing_left(config, report, len(dataset))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import ConfigError
 from tunesmith.plan.attention import Attention, choose_attention
 from tunesmith.plan.facts import PLAIN_LOAD, Load, MachineFacts, ModelFacts
+from tunesmith.plan.workload import Lengths
 
 GIB = 2**30
 # Bytes an fp32 AdamW keeps per trained weight: weight, gradient, two moments.
@@ -17,6 +19,8 @@ TRAINED_BYTES = 16
 FOUR_BIT_BYTES = 4.127 / 8
 # A run may use this share of what is free; the rest is fragmentation and what the estimate misses.
 MEMORY_SHARE = 0.8
+# Micro-batches that a run may draw: memory is for the largest of them.
+DRAWS = 10_000
 # Arguments of TRL under which a step launches, keeps or adds up in its own way.
 _OWN_STEP = ("torch_compile", "activation_offloading", "deepspeed", "fsdp")
 
@@ -42,12 +46,11 @@ class Choice:
 
 
 def choose(
-    config: RunConfig, machine: MachineFacts, model: ModelFacts, row_length: int, load: Load = PLAIN_LOAD
+    config: RunConfig, machine: MachineFacts, model: ModelFacts, rows: Lengths, load: Load = PLAIN_LOAD
 ) -> Choice:
     """The largest micro-batch that fits, with recomputed activations only where nothing else fits.
 
-    `row_length` is the longest row in tokens, both texts of a pair. The global batch is the user's and is
-    never changed.
+    The global batch is the user's and is never changed.
 
     Raises:
         ConfigError: fp16 was asked for on a CPU, or the batch can't be shared as pinned, over the devices, or
@@ -60,13 +63,17 @@ def choose(
     wanted = config.gradient_checkpointing
     for checkpointing in (False, True) if wanted is None else (wanted,):
         for micro_batch in per_device:
-            need = memory_gib(
-                model, precision, config.tuning, micro_batch * row_length, checkpointing, load, row_length
+            # Padded, rows count as long as the longest of them.
+            padded = attention == "padded"
+            num_tokens = (
+                micro_batch * rows.longest if padded else math.ceil(rows.largest_batch(micro_batch, DRAWS))
             )
+            need = memory_gib(model, precision, config.tuning, num_tokens, checkpointing, load, rows.longest)
             if need <= free or (micro_batch == per_device[-1] and (checkpointing or wanted is not None)):
                 fit = (
-                    f"{micro_batch} {'row' if micro_batch == 1 else 'rows'} at a time: "
-                    f"about {max(need, 0.1):.1f} GiB of {machine.memory_gib:.1f} free"
+                    f"{micro_batch} {'row' if micro_batch == 1 else 'rows'} at a time"
+                    + (f" on each of {machine.num_devices}: " if machine.num_devices > 1 else ": ")
+                    + f"about {max(need, 0.1):.1f} GiB of {machine.memory_gib:.1f} free"
                     + (", activations recomputed" if checkpointing else "")
                 )
                 return Choice(
@@ -83,6 +90,32 @@ def choose(
                     (why, fit, how),
                 )
     raise AssertionError("unreachable: the last candidate is always taken")
+
+
+def share_out(config: RunConfig, num_gpus: int, smallest_micro_batch: int = 1) -> int:
+    """How many processes train: the largest number of GPUs that can share the global batch, or as asked.
+
+    `num_gpus` is 0 on a machine without; `smallest_micro_batch` are the rows that the loss needs together.
+
+    Raises:
+        ConfigError: more were asked for than there are GPUs.
+    """
+    wanted = config.num_processes
+    if wanted and num_gpus and wanted > num_gpus:
+        raise ConfigError(
+            f"num_processes {wanted} is more than the {num_gpus} GPU{'s' if num_gpus > 1 else ''} here",
+            where="num_processes",
+            fix="leave it out to use all, or make CUDA_VISIBLE_DEVICES name more",
+        )
+    if wanted:
+        return wanted
+    shares = [
+        number
+        for number in range(1, num_gpus + 1)
+        if config.global_batch_size % number == 0
+        and config.global_batch_size // number >= smallest_micro_batch
+    ]
+    return max(shares, default=1)
 
 
 def _sizes(config: RunConfig, num_devices: int, smallest: int) -> list[int]:

@@ -37,11 +37,21 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 class RunFolder:
-    """One run on disk. `record` is the content of run.json; change it through `update`."""
+    """One run on disk. `record` is the content of run.json; change it through `update`.
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+    Of several processes that work on a run the first (`rank` 0) writes; for the others the same calls write
+    nothing.
+    """
+
+    def __init__(self, path: Path, record: dict[str, Any], rank: int = 0) -> None:
         self.path = path
         self.record = record
+        self.rank = rank
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the run."""
+        return self.rank == 0
 
     @classmethod
     def create(cls, path: Path, record: dict[str, Any]) -> RunFolder:
@@ -80,7 +90,7 @@ class RunFolder:
         return cls(path, whole)
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: Path, rank: int = 0) -> RunFolder:
         """The run at `path`, or named `path` under runs/.
 
         Raises:
@@ -106,12 +116,13 @@ class RunFolder:
                 where=str(folder),
                 fix="read it with the version that wrote it",
             )
-        return cls(folder, record)
+        return cls(folder, record, rank)
 
     def update(self, **changes: Any) -> None:
         """Change keys of run.json and write it whole."""
         self.record |= changes | {"updated_at": _now()}
-        write_json_whole(self.path / "run.json", self.record)
+        if self.writes:
+            write_json_whole(self.path / "run.json", self.record)
 
     def mark_running(self) -> None:
         """This process works on the run now."""
@@ -125,7 +136,8 @@ class RunFolder:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
-        append_json_line(self.path / "metrics.jsonl", row)
+        if self.writes:
+            append_json_line(self.path / "metrics.jsonl", row)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl, torn lines left out."""
@@ -133,7 +145,8 @@ class RunFolder:
 
     def append_completion(self, row: dict[str, Any]) -> None:
         """Add a line to completions.jsonl: an answer that the model gave in training, with its rewards."""
-        append_json_line(self.path / "completions.jsonl", row)
+        if self.writes:
+            append_json_line(self.path / "completions.jsonl", row)
 
     def read_completions(self) -> list[dict[str, Any]]:
         """The rows of completions.jsonl, torn lines left out."""
@@ -156,8 +169,8 @@ class RunFolder:
 
     @property
     def log_path(self) -> Path:
-        """What the libraries below printed."""
-        return self.path / "log.txt"
+        """What the libraries below printed, in this process."""
+        return self.path / (f"log-{self.rank}.txt" if self.rank else "log.txt")
 
     def newest_checkpoint(self) -> tuple[Path, int] | None:
         """The newest complete checkpoint and its step, or None."""
@@ -181,6 +194,8 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove the folder, and `runs/` with it when it was the last one there."""
+        if not self.writes:
+            return
         shutil.rmtree(self.path, ignore_errors=True)
         if self.path.parent == RUNS_ROOT and RUNS_ROOT.is_dir() and not any(RUNS_ROOT.iterdir()):
             RUNS_ROOT.rmdir()

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.events import Evaluated, Listener, Notice, Progress
+from tunesmith.train.processes import largest
 
 
 class ProgressCallback(TrainerCallback):
@@ -91,6 +92,9 @@ class StopCallback(TrainerCallback):
         self.waits_for_step = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # All processes stop after the same step, whichever of them heard of it by then.
+        heard = int(largest(self.received or 0))
+        self.received = signal.Signals(heard) if heard else None
         # A stop on the last step is no stop: the run is done.
         if self.received is not None and state.global_step < state.max_steps:
             # The losses since the last log would be lost with this process.
@@ -152,8 +156,8 @@ class SignalCallback(TrainerCallback):
         num_live, num_given = self.judge.since_last()
         if not num_given:  # TRL takes the spread of no numbers for one
             logs["frac_reward_zero_std"] = dead = 1.0
-        # TRL gives the mean over the steps since the last log, and of all processes.
-        is_dead = dead >= 1 if args.world_size > 1 else not num_live
+        num_live, num_given = int(largest(num_live)), int(largest(num_given))
+        is_dead = not num_live
         num_steps = state.global_step - self._last_step
         self.num_steps, self.learned = self.num_steps + num_steps, self.learned or not is_dead
         self._num_dead = self._num_dead + num_steps if is_dead else 0

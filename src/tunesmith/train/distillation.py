@@ -8,6 +8,7 @@ from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.plan.choice import Choice
+from tunesmith.plan.workload import Lengths
 from tunesmith.train.method_trainer import MethodTrainer
 
 
@@ -48,8 +49,9 @@ class Distillation(MethodTrainer):
             )
         return config.max_steps or max(1, int(per_epoch * config.num_train_epochs))
 
-    def row_length(self, config: RunConfig, report: DataReport) -> int:
-        return min(report.longest, config.max_length) + (config.max_completion_length or 0)
+    def row_lengths(self, config: RunConfig, report: DataReport) -> Lengths:
+        longest = min(report.longest, config.max_length) + (config.max_completion_length or 0)
+        return Lengths(report.num_rows, longest, 0.0, longest)
 
     def check_models(self, config: RunConfig, model_config: Any, tokenizer: Any) -> None:
         from tunesmith.data.tokenizer import load_tokenizer

@@ -9,6 +9,7 @@ from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.plan.choice import Choice
+from tunesmith.plan.workload import Lengths
 from tunesmith.train.decode import decode_captured
 from tunesmith.train.method_trainer import MethodTrainer, reference_arguments
 from tunesmith.train.relayout import trained_model
@@ -73,8 +74,9 @@ class GroupedTrainer(MethodTrainer):
         steps = rollouts * answers / config.global_batch_size * config.trl.get("num_iterations", 1)
         return config.max_steps or max(1, int(steps * config.num_train_epochs))
 
-    def row_length(self, config: RunConfig, report: DataReport) -> int:
-        return min(report.longest, config.max_length) + (config.max_completion_length or 0)
+    def row_lengths(self, config: RunConfig, report: DataReport) -> Lengths:
+        longest = min(report.longest, config.max_length) + (config.max_completion_length or 0)
+        return Lengths(report.num_rows, longest, 0.0, longest)
 
     def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
         # The KL term asks a reference: under an adapter that is the same model without it.

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import platform
+import shutil
 
 import psutil
 
 from tunesmith.errors import ConfigError
 from tunesmith.plan.facts import MachineFacts
 from tunesmith.train.attention import has_varlen
+from tunesmith.train.processes import join, smallest, world_size
 
 GIB = 2**30
 
 
 def probe_machine(wanted: str = "auto") -> MachineFacts:
-    """The device a run would use and its abilities.
+    """The device a run would use and its abilities; of several processes each gets the same answer.
 
     Raises:
         ConfigError: `wanted` names a device that torch doesn't see here.
@@ -29,26 +31,31 @@ def probe_machine(wanted: str = "auto") -> MachineFacts:
             where="device",
             fix="tunesmith doctor shows what this machine has",
         )
+    join(device)
     if device == "cuda":
         free, _ = torch.cuda.mem_get_info()
         return MachineFacts(
             "cuda",
             torch.cuda.get_device_name(),
-            _world_size(),
-            free / GIB,
+            world_size(),
+            smallest(free / GIB),
             torch.cuda.is_bf16_supported(including_emulation=False),
             has_varlen(),
         )
-    free_gib = psutil.virtual_memory().available / GIB
+    free_gib = smallest(psutil.virtual_memory().available / GIB) / world_size()
     if device == "mps":
         return MachineFacts("mps", f"Apple {platform.machine()}", 1, free_gib, native_bf16=False)
-    return MachineFacts("cpu", _cpu_name(), _world_size(), free_gib, native_bf16=_cpu_has_native_bf16())
+    return MachineFacts("cpu", _cpu_name(), world_size(), free_gib, native_bf16=_cpu_has_native_bf16())
 
 
-def _world_size() -> int:
-    import os
+def count_gpus(wanted: str = "auto") -> int:
+    """The GPUs that a run on the device `wanted` could use."""
+    # Where there is none torch, which takes seconds to import, needn't be asked.
+    if wanted not in ("auto", "cuda") or shutil.which("nvidia-smi") is None:
+        return 0
+    import torch
 
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return torch.cuda.device_count()
 
 
 def _cpu_has_native_bf16() -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
 from tunesmith.plan.choice import Choice
+from tunesmith.plan.workload import Lengths
 from tunesmith.train.documents import read_documents
 from tunesmith.train.loss_head import labelled_positions_only
 from tunesmith.train.relayout import read_models
@@ -62,9 +63,10 @@ class MethodTrainer:
         per_epoch = math.ceil(report.num_rows / config.global_batch_size)
         return math.ceil(per_epoch * config.num_train_epochs)
 
-    def row_length(self, config: RunConfig, report: DataReport) -> int:
-        """Tokens of the longest row as the trainer reads it."""
-        return self.texts_per_row * min(report.longest, config.max_length)
+    def row_lengths(self, config: RunConfig, report: DataReport) -> Lengths:
+        """Tokens of a row as the trainer reads it."""
+        longest = self.texts_per_row * min(report.longest, config.max_length)
+        return Lengths(report.num_rows, report.mean_length, report.length_deviation, longest)
 
     def check_models(self, config: RunConfig, model_config: Any, tokenizer: Any) -> None:
         """Make sure that models beside the trained one fit it; no weight is loaded.

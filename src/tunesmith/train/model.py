@@ -17,6 +17,7 @@ from tunesmith.plan.facts import ModelFacts
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.method_trainer import MethodTrainer
 from tunesmith.train.origin import Origin
+from tunesmith.train.processes import first_before_others
 
 
 def load_model_config(config: RunConfig, model: str, revision: str | None) -> Any:
@@ -121,7 +122,10 @@ def load_model(
     set_seed(config.seed)
     where, revision = origin.model, origin.revision
     if origin.adapter and run:
-        where, revision = str(_merge(config, method, origin, run)), None
+        with first_before_others():
+            if run.writes:
+                _merge(config, method, origin, run)
+        where, revision = str(run.base_path), None
     options = _load_options(config, choice)
     model = _from_pretrained(config, method, where, revision, options)
     if run and run.base_path.is_dir():
@@ -189,8 +193,8 @@ def _from_pretrained(
         raise model_sentence(where, error, "model") from error
 
 
-def _merge(config: RunConfig, method: MethodTrainer, origin: Origin, run: RunFolder) -> Path:
-    """The earlier run's adapter merged into its base, in fp32, written to the run's base folder."""
+def _merge(config: RunConfig, method: MethodTrainer, origin: Origin, run: RunFolder) -> None:
+    """Write the earlier run's adapter merged into its base, in fp32, to the run's base folder."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -207,7 +211,6 @@ def _merge(config: RunConfig, method: MethodTrainer, origin: Origin, run: RunFol
         raise model_sentence(origin.model, error, "model") from error
     tokenizer = load_tokenizer(config, origin.tokenizer)
     save_whole(run.base_path, merged.save_pretrained, tokenizer.save_pretrained)
-    return run.base_path
 
 
 def save_whole(path: Path, *savers: Callable[[Path], Any]) -> None:

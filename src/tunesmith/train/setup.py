@@ -11,6 +11,7 @@ from tunesmith.data.chat_templates import put_in_chat_template
 from tunesmith.data.prepare import PreparedData, prepare_data
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import ConfigError
+from tunesmith.launch.local import was_launched
 from tunesmith.plan.choice import Choice, choose
 from tunesmith.plan.facts import Load, MachineFacts, ModelFacts
 from tunesmith.runs.folder import RunFolder
@@ -22,6 +23,7 @@ from tunesmith.train.machine import probe_machine
 from tunesmith.train.method_trainer import MethodTrainer
 from tunesmith.train.model import load_model, load_model_config, measure_model, refuse_qlora_here
 from tunesmith.train.origin import Origin, origin_of
+from tunesmith.train.processes import world_size
 from tunesmith.train.tracking import wanted_trackers
 from tunesmith.train.trainers import TRAINERS
 from tunesmith.train.trl_settings import build_trl_config, check_trl_table, trl_arguments
@@ -73,8 +75,8 @@ def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) 
     check_trl_table(config, config_class, trainer_class)
     method.check(config)
     wanted_trackers(config)
+    refuse_unwatched_processes()
     machine = probe_machine(config.device)
-    refuse_several_processes(machine)
     refuse_qlora_here(config, machine.device)
     rewards = load_rewards(config)
     origin = origin_of(config, run)
@@ -92,7 +94,7 @@ def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) 
         smallest_micro_batch=method.smallest_micro_batch,
         num_sampled=method.num_sampled(config) // machine.num_devices,
     )
-    choice = choose(config, machine, facts, method.row_length(config, data.report), load)
+    choice = choose(config, machine, facts, method.row_lengths(config, data.report), load)
     num_steps = method.num_steps(config, data.report, choice)
     config = _with_logging_steps(config, num_steps)
     build_trl_config(config_class, trl_arguments(method, config, choice, data.report, None))
@@ -126,17 +128,17 @@ def _with_logging_steps(config: RunConfig, num_steps: int) -> RunConfig:
     return config.model_copy(update={"logging_steps": logging_steps(num_steps)})
 
 
-def refuse_several_processes(machine: MachineFacts) -> None:
-    """Make sure that this process is alone: the run folder and the stop on a signal have one writer.
+def refuse_unwatched_processes() -> None:
+    """Make sure that several processes are Tunesmith's own: it sees to it that they end together.
 
     Raises:
-        ConfigError: it is one of several.
+        ConfigError: another program started them.
     """
-    if machine.num_devices > 1:
+    if world_size() > 1 and not was_launched():
         raise ConfigError(
-            f"this is one of {machine.num_devices} processes, and a run is trained by one",
+            f"this is one of {world_size()} processes that another program started",
             where="environment WORLD_SIZE",
-            fix="start tunesmith itself, without torchrun or accelerate launch",
+            fix="start tunesmith itself, without torchrun or accelerate launch: it uses all GPUs",
         )
 
 

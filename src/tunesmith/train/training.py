@@ -16,6 +16,7 @@ from tunesmith.train.events import Listener, Notice, Phase
 from tunesmith.train.fused_kernels import kernels_fused
 from tunesmith.train.judge import Judge, RewardFailed
 from tunesmith.train.model import lora_config, save_whole
+from tunesmith.train.processes import leave
 from tunesmith.train.relayout import read_models
 from tunesmith.train.setup import Setup, load_base
 from tunesmith.train.tracking import losses_said, tracker_callbacks, trackio_closed, wanted_trackers
@@ -83,7 +84,9 @@ def train(
             notify(f"nothing was learned: in none of {dead.num_steps} steps did rewards of a group differ")
         base.config.use_cache = use_cache
         listener(Phase("saving the model"))
-        save_model(trainer.model, setup.tokenizer, run.model_path)
+        if run.writes:
+            save_model(trainer.model, setup.tokenizer, run.model_path)
+        leave()
     metrics = _last_metrics(state.log_history)
     if checkpoint:
         # transformers divides what this process lost and took by the steps of the whole run.
@@ -121,6 +124,8 @@ def _build_trainer(
     callbacks += tracker_callbacks(wanted_trackers(config), lambda message: listener(Notice(message)))
     config_class, trainer_class = method.classes()
     arguments = trl_arguments(method, config, setup.choice, data.report, run)
+    # Of several processes each looks at every step which weights were read, unless told that all are.
+    arguments.setdefault("ddp_find_unused_parameters", _has_experts(model))
     parts = method.parts(config, setup.choice)
     if judge:
         parts["reward_funcs"] = judge.functions
@@ -137,6 +142,12 @@ def _build_trainer(
         )
     except (ValueError, TypeError, ImportError) as error:
         raise refused_by_trl(error, arguments) from error
+
+
+def _has_experts(model: Any) -> bool:
+    """Whether a step may leave weights unread: those of experts that no token was sent to."""
+    text = model.config.get_text_config()
+    return any(getattr(text, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
 
 
 @contextlib.contextmanager

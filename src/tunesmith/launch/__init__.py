@@ -1,0 +1,1 @@
+"""Where a run happens: the processes of this machine."""
