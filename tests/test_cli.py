@@ -32,8 +32,8 @@ train: --allow --assistant-only-loss --chat-template --completion-only-loss --da
 --max-steps --max-steps-without-signal --model --model-revision --no-assistant-only-loss \
 --no-completion-only-loss --no-gradient-checkpointing --no-load-best-model-at-end --no-trust-remote-code \
 --no-use-dora --num-generations --num-processes --num-train-epochs --precision --project --rewards \
---run-dir --run-name --save-steps --save-total-limit --seed --set --teacher-model --test-size --trackio-space-id \
---trust-remote-code --tuning --use-dora --warmup-steps method run_yaml
+--run-dir --run-name --save-steps --save-total-limit --seed --set --teacher-model --test-size \
+--trackio-space-id --trust-remote-code --tuning --use-dora --warmup-steps method run_yaml
 resume: --debug --json run_path
 runs: --debug --json --yes action run_path
 show: --debug --json run_path
