@@ -5,8 +5,8 @@
 
 SFT on the rows and the model of speed.py (random weights, read from disk), 16 rows a step. Each way is a
 process of its own: its start, imports, data, steps and the saving are all in the time; `step_s` is the median
-of its logs. A row goes to results/whole_run.jsonl. Where TRL's whole run takes too long, --trl-steps measures fewer steps of it.
-With several --processes `tunesmith train` runs again with that many GPUs.
+of its logs. A row goes to results/whole_run.jsonl. Where TRL's whole run takes too long, --trl-steps measures
+fewer steps of it. With several --processes `tunesmith train` runs again with that many GPUs.
 """
 
 from __future__ import annotations
