@@ -1,12 +1,13 @@
 """Seconds of one whole run, from the command to the saved model: `tunesmith train` and TRL alone.
 
     python benchmarks/whole_run.py [--size 0.5b] [--steps 500] [--trl-steps 500] [--processes 1,2]
-        [--tuning full] [--toy]
+        [--tuning full] [--rows-a-step 64] [--toy]
 
-SFT on the rows and the model of speed.py (random weights, read from disk), 16 rows a step. Each way is a
-process of its own: its start, imports, data, steps and the saving are all in the time; `step_s` is the median
-of its logs. A row goes to results/whole_run.jsonl. Where TRL's whole run takes too long, --trl-steps measures
-fewer steps of it. With several --processes `tunesmith train` runs again with that many GPUs.
+SFT on the rows and the model of speed.py (random weights, read from disk), 16 rows a step unless asked. Each
+way is a process of its own: its start, imports, data, steps and the saving are all in the time; `step_s` is
+the median of its logs. A row goes to results/whole_run.jsonl. Where TRL's whole run takes too long,
+--trl-steps measures fewer steps of it. With several --processes `tunesmith train` runs again with that many
+GPUs.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ def run_trl(model: Path, rows: Path, steps: int, output: Path) -> None:
 
 
 def tunesmith_command(
-    model: Path, rows: Path, steps: int, run: Path, processes: int, tuning: str
+    model: Path, rows: Path, run: Path, processes: int, options: argparse.Namespace
 ) -> list[str]:
     return [
         sys.executable, "-m", "tunesmith", "train", "sft", "--model", str(model), "--dataset", str(rows),
-        "--max-steps", str(steps), "--global-batch-size", str(ROWS_A_STEP), "--max-length", "1024",
-        "--learning-rate", "1e-5", "--run-dir", str(run), "--allow", "D203,D208",
-        "--num-processes", str(processes), "--tuning", tuning, "--set", "trl.report_to=none",
+        "--max-steps", str(options.steps), "--global-batch-size", str(options.rows_a_step),
+        "--max-length", "1024", "--learning-rate", "1e-5", "--run-dir", str(run), "--allow", "D203,D208",
+        "--num-processes", str(processes), "--tuning", options.tuning, "--set", "trl.report_to=none",
     ]  # fmt: skip
 
 
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--trl-steps", type=int, default=500, help="0: leave TRL out")
     parser.add_argument("--processes", default="1")
     parser.add_argument("--tuning", default="lora", choices=("lora", "full"))
+    parser.add_argument("--rows-a-step", type=int, default=ROWS_A_STEP, help="of tunesmith; TRL has 16")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--as-trl", nargs=4, metavar=("MODEL", "ROWS", "STEPS", "OUTPUT"))
     options = parser.parse_args()
@@ -94,7 +96,8 @@ def main() -> None:
     size = "toy" if options.toy else options.size
     model = write_model(where / "model", size)
     fresh_model(model, torch.bfloat16, device).save_pretrained(model)
-    rows = write_rows(where / "rows.jsonl", "sft", ROWS_A_STEP * options.steps, 0.05 if options.toy else 1.0)
+    number, scale = options.rows_a_step * options.steps, 0.05 if options.toy else 1.0
+    rows = write_rows(where / "rows.jsonl", "sft", number, scale)
     if device == "cuda":
         torch.cuda.empty_cache()
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
@@ -109,12 +112,13 @@ def main() -> None:
         )
     for processes in map(int, options.processes.split(",")):
         run = where / f"run-{processes}"
-        command = tunesmith_command(model, rows, options.steps, run, processes, options.tuning)
+        command = tunesmith_command(model, rows, run, processes, options)
         saved = "adapter_config.json" if options.tuning == "lora" else "config.json"
         found = timed(command, run / "model" / saved)
         if "failed" not in found:
             found["step_s"] = step_s(run)
         row = {"way": "tunesmith", "processes": processes, "tuning": options.tuning, "steps": options.steps}
+        row["rows_a_step"] = options.rows_a_step
         append("whole_run", row | key | found | conditions())
 
 
