@@ -127,15 +127,14 @@ def run_tunesmith(setup: Any, way: str, seed: int, folder: Path) -> dict[str, An
     from transformers import set_seed
 
     from tunesmith.runs.folder import RunFolder
-    from tunesmith.train import captured
+    from tunesmith.train import training
     from tunesmith.train.events import Notice, Phase
     from tunesmith.train.setup import load_base
-    from tunesmith.train.training import train
 
     may_capture = way == "tunesmith" and setup.choice.may_capture
     choice = dataclasses.replace(setup.choice, may_capture=may_capture)
     setup = dataclasses.replace(setup, choice=choice)
-    captured.WORTH_CAPTURING = 0
+    training.WORTH_CAPTURING = 0
     notices: list[str] = []
     adapters: list[float] = []
     base = load_base(setup, lambda event: None)
@@ -148,7 +147,7 @@ def run_tunesmith(setup: Any, way: str, seed: int, folder: Path) -> dict[str, An
 
     run = RunFolder.create(folder / "run", setup.record())
     set_seed(seed)
-    result = train(setup, run, listen, model=base)
+    result = training.train(setup, run, listen, model=base)
     run.model_path.rename(folder / "adapter")
     return logged(run.read_metrics()) | {
         "adapter": adapters[0], "train_s": round(result.metrics["train_runtime"], 1), "notices": notices,

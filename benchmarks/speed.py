@@ -264,10 +264,9 @@ def run_tunesmith(
 
     from tunesmith.config.loading import load_config
     from tunesmith.runs.folder import RunFolder
-    from tunesmith.train import attention, captured
+    from tunesmith.train import attention, training
     from tunesmith.train.events import Progress
     from tunesmith.train.setup import set_up
-    from tunesmith.train.training import train
 
     # Most lengths of a row have come twice by then, and are captured.
     first = NUM_WARM if way != "tunesmith" else 6 if method == "grpo" else 40
@@ -287,7 +286,7 @@ def run_tunesmith(
     may_capture = way == "tunesmith" and setup.choice.may_capture
     choice = dataclasses.replace(setup.choice, may_capture=may_capture)
     setup = dataclasses.replace(setup, choice=choice)
-    captured.WORTH_CAPTURING = 0
+    training.WORTH_CAPTURING = 0
     attention.leave_out_cudnn()
     clock = Clock(device)
     profiler = torch.profiler.profile()
@@ -305,7 +304,7 @@ def run_tunesmith(
     run = RunFolder.create(Path(tempfile.mkdtemp()) / "run", setup.record())
     if (method, tuning) == ("dpo", "full"):  # TRL loads the reference from the folder
         fresh_model(folder, dtype, device).save_pretrained(folder)
-    train(setup, run, listen, model=fresh_model(folder, dtype, device))
+    training.train(setup, run, listen, model=fresh_model(folder, dtype, device))
     steps = clock.steps()
     found = measured(steps, first)
     if may_capture:

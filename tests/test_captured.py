@@ -200,6 +200,7 @@ def test_what_a_captured_run_saves_is_read_by_plain_peft_and_transformers(
     from transformers import AutoModelForCausalLM
 
     from tunesmith.config.loading import load_config
+    from tunesmith.plan.choice import WORTH_CAPTURING
     from tunesmith.runs.folder import RunFolder
     from tunesmith.train import captured
     from tunesmith.train.setup import set_up
@@ -216,7 +217,7 @@ def test_what_a_captured_run_saves_is_read_by_plain_peft_and_transformers(
 
     monkeypatch.setattr(captured.Captured, "_capture", counted)
     flags = {"method": "sft", "model": str(tiny_model), "dataset": "chats.jsonl", "tuning": tuning,
-             "global_batch_size": 4, "max_steps": captured.WORTH_CAPTURING, "learning_rate": 0.005,
+             "global_batch_size": 4, "max_steps": WORTH_CAPTURING, "learning_rate": 0.005,
              "device": "cuda"}  # fmt: skip
     config = load_config(flags=flags, assignments=["trl.report_to=none"], environ={}).config
     setup = set_up(config, lambda event: None)

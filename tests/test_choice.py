@@ -3,28 +3,36 @@
 import dataclasses
 import itertools
 import random
+from typing import Any
 
 import pytest
 
 from tunesmith.config.run_config import RunConfig
-from tunesmith.errors import ConfigError
-from tunesmith.plan.choice import (
-    DRAWS,
-    GIB,
-    MEMORY_SHARE,
-    Choice,
-    choose,
-    choose_precision,
-    memory_gib,
-    micro_batches,
-    share_out,
-)
-from tunesmith.plan.facts import PLAIN_LOAD, Load, MachineFacts, ModelFacts
-from tunesmith.plan.workload import Lengths
+from tunesmith.errors import ConfigError, PlanError
+from tunesmith.plan.architecture import read_architecture
+from tunesmith.plan.base import Base
+from tunesmith.plan.choice import Choice, choose_precision, micro_batches, share_out
+from tunesmith.plan.facts import MachineFacts, machine_here
+from tunesmith.plan.parameters import count_parameters
+from tunesmith.plan.planner import MARGIN, Plan, plan_run
+from tunesmith.plan.refusal import refuse_overrun
+from tunesmith.plan.workload import Lengths, Workload
 
-SMALL = ModelFacts(135_000_000, 5_000_000, 30, 576, 1536, 49_152)
-LARGE = ModelFacts(8_000_000_000, 42_000_000, 32, 4096, 14_336, 128_256)
+
+def base_of_size(hidden: int, inner: int, layers: int, heads: int, kv_heads: int, vocab: int) -> Base:
+    """A llama of these sizes."""
+    architecture = read_architecture(
+        {"model_type": "llama", "hidden_size": hidden, "intermediate_size": inner,
+         "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
+         "vocab_size": vocab, "max_position_embeddings": 8192, "tie_word_embeddings": hidden < 1000}
+    )  # fmt: skip
+    return Base("m", architecture, count_parameters(architecture), None, "config.json")
+
+
+SMALL = base_of_size(576, 1536, 30, 9, 3, 49_152)
+LARGE = base_of_size(4096, 14_336, 32, 32, 8, 128_256)
 PRECISIONS, TUNINGS = ("bf16", "fp16", "fp32"), ("lora", "full")
+DRAWS = 10_000
 
 
 def config_for(**settings) -> RunConfig:
@@ -35,9 +43,14 @@ def machine(device="cuda", memory_gib=80.0, num_devices=1, native_bf16=True) -> 
     return MachineFacts(device, f"test {device}", num_devices, memory_gib, native_bf16)
 
 
-def choice_of(config, where, model, longest: int, load: Load = PLAIN_LOAD) -> Choice:
-    """The choice for rows of which all may be so long."""
-    return choose(config, where, model, Lengths(1000, longest, 0.0, longest), load)
+def plan_of(config: RunConfig, where: MachineFacts, base: Base, rows: Lengths, **load: Any) -> Plan:
+    work = Workload("sft", config.tuning, rows, config.global_batch_size, 100, 10_000_000, **load)
+    return plan_run(config, where, machine_here(where), base, work)
+
+
+def choice_of(config, where, base, longest: int, **load: Any) -> Choice:
+    """The choice for rows of which all are so long."""
+    return plan_of(config, where, base, Lengths(1000, longest, 0.0, longest), **load).choice
 
 
 @pytest.mark.parametrize(
@@ -82,29 +95,32 @@ def test_micro_batch_accumulation_and_devices_make_up_the_global_batch(num_devic
         assert made == total
 
 
-def test_memory_refuses_nothing_it_takes_the_smallest_batch():
-    choice = choice_of(config_for(), machine(memory_gib=0.01), LARGE, 100_000)
-    assert (choice.per_device_train_batch_size, choice.gradient_checkpointing) == (1, True)
-    assert choice.memory_gib > 0.01
+def test_where_nothing_fits_the_smallest_way_is_shown():
+    plan = plan_of(config_for(), machine(memory_gib=0.01), LARGE, Lengths(1000, 8000, 0.0, 8000))
+    assert (plan.choice.per_device_train_batch_size, plan.choice.gradient_checkpointing) == (1, True)
+    assert plan.memory.needed > 0.01
+    assert not plan.fits
 
 
 def test_checkpointing_appears_only_where_no_batch_fits_without_it():
-    config, length = config_for(global_batch_size=16), 1024
-    seen = set()
+    rows, seen = Lengths(1000, 1024, 0.0, 1024), set()
+    alone = {"trl": {"per_device_train_batch_size": 1}, "gradient_checkpointing": False}
     for memory in [0.5 * 1.2**n for n in range(40)]:
-        choice = choice_of(config, machine(memory_gib=memory), SMALL, length)
-        one_row_fits = memory_gib(SMALL, "bf16", "lora", length, False) <= memory * MEMORY_SHARE
-        assert choice.gradient_checkpointing == (not one_row_fits)
-        seen.add(choice.gradient_checkpointing)
+        where = machine(memory_gib=memory)
+        plan = plan_of(config_for(), where, SMALL, rows)
+        one_row_fits = plan_of(config_for(**alone), where, SMALL, rows).fits
+        assert plan.choice.gradient_checkpointing == (not one_row_fits)
+        seen.add(plan.choice.gradient_checkpointing)
     assert seen == {True, False}
 
 
 def test_the_micro_batch_is_the_largest_that_fits_and_grows_with_memory():
     config, sizes = config_for(global_batch_size=64), []
     for memory in [2 * 1.3**n for n in range(20)]:
-        choice = choice_of(config, machine(memory_gib=memory), SMALL, 512)
-        assert choice.memory_gib <= memory * MEMORY_SHARE + 0.01
-        if not choice.gradient_checkpointing:
+        plan = plan_of(config, machine(memory_gib=memory), SMALL, Lengths(1000, 512, 0.0, 512))
+        choice = plan.choice
+        assert plan.fits == plan.memory.fits(memory, MARGIN["cuda"])
+        if plan.fits and not choice.gradient_checkpointing:
             sizes.append(choice.per_device_train_batch_size)
     assert sizes == sorted(sizes)
     assert sizes[-1] == 64
@@ -181,75 +197,6 @@ def test_a_global_batch_that_the_devices_cannot_share_is_refused():
     assert micro_batches(16, 2) == [8, 4, 2, 1]
 
 
-def test_memory_grows_with_tokens_with_precision_and_with_what_is_trained():
-    for tuning, precision, checkpointing in itertools.product(TUNINGS, PRECISIONS, (True, False)):
-        needs = [
-            memory_gib(LARGE, precision, tuning, tokens, checkpointing) for tokens in (1, 64, 1024, 65_536)
-        ]
-        assert needs == sorted(set(needs))
-    for tokens, checkpointing in itertools.product((64, 65_536), (True, False)):
-        for tuning in TUNINGS:
-            assert memory_gib(LARGE, "bf16", tuning, tokens, checkpointing) <= memory_gib(
-                LARGE, "fp32", tuning, tokens, checkpointing
-            )
-        whole = ModelFacts(**vars(LARGE) | {"num_trainable_params": LARGE.num_params})
-        assert memory_gib(LARGE, "bf16", "lora", tokens, checkpointing) < memory_gib(
-            whole, "bf16", "full", tokens, checkpointing
-        )
-
-
-def test_recomputed_activations_need_less_memory_and_weights_are_the_floor():
-    for tokens in (512, 65_536):
-        assert memory_gib(LARGE, "bf16", "lora", tokens, True) < memory_gib(
-            LARGE, "bf16", "lora", tokens, False
-        )
-    assert memory_gib(LARGE, "bf16", "lora", 1, False) > 2 * LARGE.num_params / GIB
-    full = ModelFacts(**vars(SMALL) | {"num_trainable_params": SMALL.num_params})
-    assert memory_gib(full, "fp32", "full", 1, False) == pytest.approx(16 * SMALL.num_params / GIB, rel=0.02)
-
-
-def bytes_kept(model_class, config, num_tokens: int, dtype) -> int:
-    """The bytes that `config.num_hidden_layers` layers keep for the backward pass of one row."""
-    import torch
-
-    model = model_class(config).to(dtype)
-    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model(input_ids=torch.zeros((1, num_tokens), dtype=torch.long))
-    return sum(kept.values())
-
-
-@pytest.mark.parametrize("family", ["Llama", "Qwen2"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("inner", "kv_heads", "most"), [(256, 8, 1.01), (768, 8, 1.01), (512, 2, 1.15)])
-def test_the_estimate_of_activations_is_what_torch_keeps_or_little_more(
-    family, precision, inner, kv_heads, most
-):
-    import torch
-    import transformers
-
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    measured = {}
-    for layers in (1, 3):  # what two layers more keep: embedding and last norm are in both
-        config = getattr(transformers, f"{family}Config")(
-            vocab_size=64, hidden_size=256, intermediate_size=inner, num_hidden_layers=layers,
-            num_attention_heads=8, num_key_value_heads=kv_heads,
-        )  # fmt: skip
-        measured[layers] = bytes_kept(getattr(transformers, f"{family}Model"), config, 128, dtype)
-    # Without vocabulary and weights, what is left of the estimate are the layers' activations.
-    facts = ModelFacts(0, 0, 2, 256, inner, 0)
-    estimated = memory_gib(facts, precision, "lora", 128, False) * GIB
-    assert 0.99 < estimated / (measured[3] - measured[1]) < most
-
-
 GPU = dataclasses.replace(machine(), has_varlen=True)
 OWN_ATTENTION = {"model_init_kwargs": {"attn_implementation": "eager"}}
 
@@ -257,29 +204,29 @@ OWN_ATTENTION = {"model_init_kwargs": {"attn_implementation": "eager"}}
 @pytest.mark.parametrize(
     ("where", "settings", "load", "attention", "may_capture"),
     [
-        (GPU, {}, Load(), "varlen", True),
-        (GPU, {"precision": "fp16"}, Load(), "varlen", True),
+        (GPU, {}, {}, "varlen", True),
+        (GPU, {"precision": "fp16"}, {}, "varlen", True),
         # The kernel has no fp32; an old card, or an old torch, hasn't the kernel.
-        (GPU, {"precision": "fp32"}, Load(), "blocks", False),
-        (machine(), {}, Load(), "blocks", False),
-        (GPU, {}, Load(num_sampled=64), "varlen", True),
+        (GPU, {"precision": "fp32"}, {}, "blocks", False),
+        (machine(), {}, {}, "blocks", False),
+        (GPU, {}, {"num_sampled": 64, "completion_length": 256}, "varlen", True),
         # What TRL does with whole logits needs its own rows; recomputed activations are a step's own.
-        (GPU, {"gradient_checkpointing": True}, Load(), "varlen", False),
-        (GPU, {}, Load(whole_logits=True), "padded", False),
-        (machine("cpu"), {}, Load(), "blocks", False),
-        (machine("mps"), {}, Load(), "padded", False),
+        (GPU, {"gradient_checkpointing": True}, {}, "varlen", False),
+        (GPU, {}, {"whole_logits": True}, "padded", False),
+        (machine("cpu"), {}, {}, "blocks", False),
+        (machine("mps"), {}, {}, "padded", False),
         # What a user asks for is done.
-        (GPU, {"trl": {"packing": True}}, Load(), "padded", False),
-        (GPU, {"trl": {"padding_free": True}}, Load(), "padded", False),
-        (GPU, {"trl": OWN_ATTENTION}, Load(), "padded", False),
-        (GPU, {"trl": {"torch_compile": True}}, Load(), "varlen", False),
-        (GPU, {"trl": {"activation_offloading": True}}, Load(), "varlen", False),
+        (GPU, {"trl": {"packing": True}}, {}, "padded", False),
+        (GPU, {"trl": {"padding_free": True}}, {}, "padded", False),
+        (GPU, {"trl": OWN_ATTENTION}, {}, "padded", False),
+        (GPU, {"trl": {"torch_compile": True}}, {}, "varlen", False),
+        (GPU, {"trl": {"activation_offloading": True}}, {}, "varlen", False),
     ],
 )
 def test_rows_reach_the_model_without_padding_where_the_machine_and_the_loss_allow_it(
     where, settings, load, attention, may_capture
 ):
-    choice = choice_of(config_for(**settings), where, SMALL, 1024, load)
+    choice = choice_of(config_for(**settings), where, SMALL, 1024, **load)
     assert (choice.attention, choice.may_capture) == (attention, may_capture)
     words = {"varlen": "varlen", "blocks": "block mask", "padded": "rows"}
     assert words[attention] in choice.reasons[-1]
@@ -299,7 +246,7 @@ def test_a_padded_batch_counts_as_its_longest_row():
     where = dataclasses.replace(machine(memory_gib=40), has_varlen=True)
     given = {"global_batch_size": 64}
     packed, padded = (
-        choose(config_for(**given, **more), where, LARGE, rows).per_device_train_batch_size
+        plan_of(config_for(**given, **more), where, LARGE, rows).choice.per_device_train_batch_size
         for more in ({}, {"trl": {"packing": True}})
     )
     assert padded < packed
@@ -325,3 +272,53 @@ def test_as_many_gpus_train_as_can_share_the_batch_or_as_were_asked_for(settings
 def test_more_processes_than_gpus_are_refused():
     with pytest.raises(ConfigError, match="num_processes 4 is more than the 2 GPUs here"):
         share_out(config_for(num_processes=4), 2)
+
+
+H100 = MachineFacts("cuda", "NVIDIA H100 80GB HBM3", 1, 78.0, True, True, True)
+
+
+@pytest.mark.parametrize("spread", [0.0, 250.0])
+@pytest.mark.parametrize("given", [{}, {"trl": {"packing": True}}])
+def test_no_other_micro_batch_that_fits_is_predicted_to_be_faster(spread: float, given: dict[str, Any]):
+    rows = Lengths(1000, 400.0, spread, 1024)
+    chosen = plan_of(config_for(global_batch_size=32, **given), H100, LARGE, rows)
+    assert chosen.step
+    for size in micro_batches(32, 1):
+        trl = given.get("trl", {}) | {"per_device_train_batch_size": size}
+        other = plan_of(config_for(global_batch_size=32, trl=trl), H100, LARGE, rows)
+        assert other.step
+        if other.fits and not other.choice.gradient_checkpointing:
+            assert chosen.step.expected <= other.step.expected * 1.031
+
+
+def test_on_a_card_that_the_table_lacks_the_largest_that_fits_is_taken_and_no_time_is_claimed():
+    where = dataclasses.replace(H100, device_name="NVIDIA H900")
+    plan = plan_of(config_for(global_batch_size=8), where, SMALL, Lengths(1000, 400.0, 100.0, 1024))
+    assert (plan.choice.per_device_train_batch_size, plan.step, plan.duration) == (8, None, None)
+
+
+def test_a_budget_in_hours_cannot_be_held_on_a_machine_of_unknown_speed():
+    where = dataclasses.replace(H100, device_name="NVIDIA H900")
+    config = config_for(budget={"max_hours": 1})
+    plan = plan_of(config, where, SMALL, Lengths(1000, 400.0, 100.0, 1024))
+    with pytest.raises(ConfigError, match="isn't known") as refused:
+        refuse_overrun(plan, config, where, machine_here(where), SMALL)
+    assert "--probe" in str(refused.value.fix)
+
+
+def test_training_is_refused_only_where_even_the_low_estimate_is_too_much():
+    rows, config = Lengths(1000, 400.0, 100.0, 1024), config_for(tuning="full")
+    seen = set()
+    for memory in range(100, 160):
+        where = dataclasses.replace(H100, memory_gib=float(memory))
+        plan = plan_of(config, where, LARGE, rows)
+        inside = plan.memory.low - plan.memory.graphs - plan.memory.items["context"] <= memory
+        if plan.fits or inside:
+            refuse_overrun(plan, config, where, machine_here(where), LARGE)
+            seen.add("fits" if plan.fits else "may not fit")
+            continue
+        with pytest.raises(PlanError, match="does not fit") as refused:
+            refuse_overrun(plan, config, where, machine_here(where), LARGE)
+        assert "--tuning lora" in str(refused.value.fix)
+        seen.add("refused")
+    assert seen == {"refused", "may not fit", "fits"}

@@ -8,7 +8,7 @@ from test_plan_memory import LLAMA, ROWS, measured_rows, run_of
 
 from tunesmith.errors import ConfigError
 from tunesmith.plan.architecture import Architecture
-from tunesmith.plan.duration import Probe, estimate_duration, estimate_step, probed
+from tunesmith.plan.duration import Probe, estimate_duration, estimate_step, probed, probed_rows
 from tunesmith.plan.hardware import Machine, chips, machine
 from tunesmith.plan.parameters import count_lora, count_parameters
 from tunesmith.plan.workload import Configuration, Lengths, Workload
@@ -108,6 +108,29 @@ def test_a_probe_of_few_steps_goes_by_tokens_or_not():
     assert probed([(1000, 0.1), (2000, 0.1)]).step_s(4000) == pytest.approx(0.1)
     with pytest.raises(ValueError, match="a step"):
         probed([])
+
+
+def logged(seconds, tokens=1000):
+    """Rows of metrics.jsonl of a run that logs each step; Python alone takes 5 ms of each."""
+    ends = [sum(seconds[: step + 1]) for step in range(len(seconds))]
+    return [
+        {"step": step + 1, "time_s": 10 + end, "step_s": 0.005, "tokens_per_s": tokens / 0.005}
+        for step, end in enumerate(ends)
+    ]
+
+
+def test_a_probe_takes_what_the_device_took_not_what_python_did():
+    assert probed_rows(logged([3.0] + [0.1] * 19), 1000).step_s(1000) == pytest.approx(0.1)
+
+
+def test_steps_that_capture_a_shape_do_not_count_in_a_probe():
+    """As at 0.5B: 62 ms by a graph, 150 to 250 ms where a shape is met first or captured."""
+    seconds = [5.4, 0.17, 0.23, 0.15, 0.2, 0.25, 0.06, 0.19, 0.24, 0.062, 0.16, 0.061, 0.2, 0.06]
+    assert probed_rows(logged(seconds), 1000, captured=True).step_s(1000) == pytest.approx(0.061, rel=0.03)
+
+
+def test_a_run_of_two_steps_is_a_probe_too():
+    assert probed_rows(logged([3.0, 0.1]), 1000).step_s(1000) == pytest.approx(0.1)
 
 
 def run(probe=None, **more):

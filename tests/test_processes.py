@@ -111,10 +111,11 @@ def test_one_that_fails_alone_ends_the_others_and_is_told_with_what_it_said(monk
     assert ended_as.said == "no room on this GPU"
 
 
-def test_one_that_is_killed_is_told_too(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_that_is_killed_is_told_too(monkeypatch: pytest.MonkeyPatch, rank: int):
     monkeypatch.setattr("tunesmith.launch.local.PATIENCE_S", 0.5)
-    ended_as = run_python("if rank == '1': os.kill(os.getpid(), 9)\ntime.sleep(600)")
-    assert (ended_as.code, ended_as.failed) == (128 + signal.SIGKILL, 1)
+    ended_as = run_python(f"if rank == '{rank}': os.kill(os.getpid(), 9)\ntime.sleep(600)")
+    assert (ended_as.code, ended_as.failed) == (128 + signal.SIGKILL, rank)
 
 
 def test_processes_of_another_launcher_are_refused(place: Path, tiny_model: Path, monkeypatch):

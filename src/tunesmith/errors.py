@@ -50,6 +50,13 @@ class DiskSpaceError(TunesmithError, OSError):
     code = "disk-space"
 
 
+class PlanError(TunesmithError, MemoryError):
+    """The plan refuses the run: it doesn't fit, or takes more than its budget."""
+
+    code = "plan"
+    exit_code = 3
+
+
 class MissingPackageError(TunesmithError, ImportError):
     """An optional package is needed and not installed."""
 

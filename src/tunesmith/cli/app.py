@@ -21,6 +21,7 @@ VERBS: dict[str, str] = {
     "init": "Write a commented RUN.yaml to start from.",
     "validate": "Check every row: structure, tokens, duplicates, secrets.",
     "preview": "Show rows as the trainer sees them, and where the loss lies.",
+    "plan": "Predict memory, time and money of a run before it is paid for.",
     "train": "Train a model on a dataset into a run folder.",
     "resume": "Go on with a run that stopped.",
     "runs": "List the runs here, or remove one.",

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.config.defaults import described
+from tunesmith.config.layers import TABLES
 from tunesmith.config.run_config import RunConfig
 
-# `method` is an argument of the verb, `trl` is reached with --set trl.KEY=VALUE.
-_NOT_FLAGS = frozenset({"method", "trl"})
+# `method` is an argument of the verb, tables are reached with --set trl.KEY=VALUE.
+_NOT_FLAGS = frozenset({"method", *TABLES})
 
 
 def with_config_flags(function: Callable[..., None]) -> Callable[..., None]:

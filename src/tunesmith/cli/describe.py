@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from tunesmith.config.layers import TABLES
 from tunesmith.config.methods import METHODS
 from tunesmith.config.run_config import DatasetSource, RewardSource, RunConfig
 
@@ -15,19 +16,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tunesmith.data.learnable import DataReport
-    from tunesmith.plan.facts import ModelFacts
+    from tunesmith.plan.planner import Plan
     from tunesmith.train.setup import Setup
 
 
 def setup_table(setup: Setup, run_path: Path) -> Table:
     """What is about to happen, a line a subject."""
-    config, facts, report, choice = setup.config, setup.model_facts, setup.data.report, setup.choice
+    config, sizes, report, choice = setup.config, setup.sizes, setup.data.report, setup.choice
     length = (
         quantity(config.max_steps, "step") if config.max_steps else quantity(config.num_train_epochs, "epoch")
     )
     rows = {
         "method": f"{config.method}: {METHODS[config.method].title}",
-        "model": f"{config.model} ({count(facts.num_params)} parameters)",
+        "model": f"{config.model} ({count(sizes.num_params)} parameters)",
         "teacher": config.teacher_model or "",
         "data": _data(config.kind, report),
         "evaluation": f"{quantity(report.num_eval_rows, 'row')} held out" if report.num_eval_rows else "none",
@@ -38,12 +39,13 @@ def setup_table(setup: Setup, run_path: Path) -> Table:
         "answers": f"sampled in training, at most {quantity(config.max_completion_length, 'token')} each"
         if config.max_completion_length
         else "",
-        "tuning": _tuning(config, facts),
+        "tuning": _tuning(config, sizes.num_params, sizes.num_trainable_params),
         "steps": f"{setup.num_steps:,} of {_batch(config)} ({length})",
         "rate": f"{config.learning_rate:g}, {config.lr_scheduler_type}, warm-up {_warmup(config)}",
         "seed": str(config.seed),
         "machine": setup.machine.device_name,
         "choices": "; ".join(choice.reasons),
+        "plan": plan_sentence(setup.plan),
         "run folder": str(run_path),
     }
     table = Table(show_header=False, box=None, padding=(0, 1))
@@ -57,6 +59,30 @@ def setup_table(setup: Setup, run_path: Path) -> Table:
     for note in setup.notes:
         table.add_row("note", escape(note), style="yellow")
     return table
+
+
+def plan_sentence(plan: Plan) -> str:
+    """Time and money that a run is expected to take, and the risk of having no room for it."""
+    told = []
+    if plan.duration:
+        low, high = duration_text(plan.duration.low), duration_text(plan.duration.high)
+        told.append(f"about {duration_text(plan.duration.expected)} ({low} to {high})")
+    if cost := plan.cost_usd:
+        told.append(f"${cost['expected']:.2f} (${cost['low']:.2f} to ${cost['high']:.2f})")
+    if not plan.fits:
+        told.append(
+            f"it may not fit: about {plan.memory.needed:.1f} GiB needed, {plan.free_gib:.1f} GiB there"
+        )
+    return "; ".join(told)
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds as people say them: 45 s, 12 min, 3.4 h, 2.1 d."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} d"
 
 
 def _data(kind: str, report: DataReport) -> str:
@@ -78,9 +104,9 @@ def _batch(config: RunConfig) -> str:
     return f"{prompts}, {quantity(config.num_generations, 'answer')} each"
 
 
-def _tuning(config: RunConfig, facts: ModelFacts) -> str:
-    trained = count(facts.num_trainable_params)
-    percent = 100 * facts.num_trainable_params / facts.num_params
+def _tuning(config: RunConfig, num_params: int, num_trainable_params: int) -> str:
+    trained = count(num_trainable_params)
+    percent = 100 * num_trainable_params / num_params
     kinds = {"full": "every weight", "lora": "LoRA", "qlora": "LoRA on a base in 4 bit"}
     kind = kinds[config.tuning]
     if config.has_adapter:
@@ -94,8 +120,8 @@ def provenance_table(config: dict[str, Any], provenance: dict[str, str]) -> Tabl
     table.add_column("setting", style="bold", no_wrap=True)
     table.add_column("value", overflow="fold")
     table.add_column("from", style="dim", overflow="fold")
-    values = {key: value for key, value in config.items() if key != "trl"}
-    values |= {f"trl.{key}": value for key, value in config.get("trl", {}).items()}
+    values = {key: value for key, value in config.items() if key not in TABLES}
+    values |= {f"{table}.{key}": value for table in TABLES for key, value in config.get(table, {}).items()}
     for name, value in values.items():
         origin = provenance.get(name, "default")
         idle = value is False or (config.get("tuning") == "full" and name.startswith("lora_"))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ruamel.yaml.comments import CommentedMap
 
 ENV_PREFIX = "TUNESMITH_"
+# Keys of RUN.yaml that hold keys of their own.
+TABLES = ("trl", "budget")
 # Variables of Tunesmith that are no settings of a run.
 RESERVED_ENV = frozenset({"TUNESMITH_CACHE", "TUNESMITH_DEBUG"})
 # What to do about a fault, by a part of ruamel's words for it.
@@ -109,11 +111,11 @@ def _yaml_advice(problem: str) -> str:
 def _layer_of(document: CommentedMap, path: Path) -> Layer:
     layer: Layer = {}
     for key, value in document.items():
-        if key == "trl" and value is None:  # a table whose lines are all commented out
+        if key in TABLES and value is None:  # a table whose lines are all commented out
             continue
-        if key == "trl" and isinstance(value, Mapping):
+        if key in TABLES and isinstance(value, Mapping):
             for name, inner in value.items():
-                layer[f"trl.{name}"] = Setting(_plain(inner), f"{path}:{_line_of(value, name)}")
+                layer[f"{key}.{name}"] = Setting(_plain(inner), f"{path}:{_line_of(value, name)}")
         else:
             layer[str(key)] = Setting(_plain(value), f"{path}:{_line_of(document, key)}")
     return layer

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from tunesmith.config.defaults import LOGGING_SOURCE, field_defaults, trl_defaults
 from tunesmith.config.layers import Layer, Setting, env_layer, flags_layer, set_layer, yaml_layer
 from tunesmith.config.methods import METHODS, which_method
-from tunesmith.config.run_config import DatasetSource, RunConfig
+from tunesmith.config.run_config import Budget, DatasetSource, RunConfig
 from tunesmith.errors import ConfigError
 
 # Keys of TRL's config classes that Tunesmith decides itself, and the field that says it here.
@@ -53,6 +53,9 @@ ALIASES: dict[str, str] = {
     "use_peft": "tuning",
     "val_set_size": "test_size",
 }
+
+
+_TABLE_LINES = {"trl": "weight_decay: 0.01", "budget": "max_hours: 2"}
 
 
 class LoadedConfig(NamedTuple):
@@ -100,7 +103,7 @@ def resolve(settings: Layer) -> LoadedConfig:
         if dot:
             inner = values.setdefault(table, {})
             if not isinstance(inner, dict):
-                raise _no_table(settings[table])
+                raise _no_table(table, settings[table])
             inner[name] = setting.value
         else:
             values[key] = setting.value
@@ -156,7 +159,14 @@ def _refuse_unknown(settings: Layer) -> None:
     method = method_of(settings.get("method"))
     for key, setting in settings.items():
         table, _, name = key.partition(".")
-        if table != "trl" or not name:
+        if table == "budget" and name:
+            if name not in Budget.model_fields:
+                near = nearest(name, Budget.model_fields)
+                fix = (
+                    f"did you mean budget.{near}?" if near else f"there are {', '.join(Budget.model_fields)}"
+                )
+                faults.append((f"there is no key {key!r}", setting, fix))
+        elif table != "trl" or not name:
             if key not in RunConfig.model_fields:
                 near = nearest(key, RunConfig.model_fields)
                 fix = f"did you mean {near}?" if near else f"tunesmith init {method} lists every key"
@@ -176,11 +186,11 @@ def _refuse_unknown(settings: Layer) -> None:
         )
 
 
-def _no_table(setting: Setting) -> ConfigError:
+def _no_table(key: str, setting: Setting) -> ConfigError:
     return ConfigError(
-        f"trl: {_shown(setting.value)} should be a table of arguments",
+        f"{key}: {_shown(setting.value)} should be a table",
         where=setting.origin,
-        fix="write  trl:  and below it lines like  weight_decay: 0.01",
+        fix=f"write  {key}:  and below it lines like  {_TABLE_LINES[key]}",
     )
 
 

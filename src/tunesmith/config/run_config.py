@@ -33,6 +33,19 @@ class RewardSource(_Frozen):
     args: dict[str, Any] = Field(default={})
 
 
+class Budget(_Frozen):
+    """What a run may take at most; the plan refuses one that is expected to take more."""
+
+    max_hours: float | None = Field(
+        default=None, gt=0, description="Hours from the command to the saved model"
+    )
+    max_cost_usd: float | None = Field(default=None, gt=0, description="US dollars for all of it")
+    max_memory_gib: float | None = Field(default=None, gt=0, description="GiB of one device")
+    usd_per_hour: float | None = Field(
+        default=None, ge=0, description="Price of the machine, where the plan knows none"
+    )
+
+
 def _field(panel: str, description: str, default: Any = None, **limits: Any) -> Any:
     return Field(default=default, description=description, json_schema_extra={"panel": panel}, **limits)
 
@@ -135,6 +148,12 @@ class RunConfig(_Frozen):
     )
     gradient_checkpointing: bool | None = _field(
         "Machine", "Recompute activations to save memory (default: only when memory needs it)"
+    )
+
+    budget: Budget = _field(
+        "Machine",
+        "Most that the run may take: one that is expected to take more is refused",
+        default=Budget(),
     )
 
     eval_steps: float | None = _field(

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from tunesmith.config.defaults import field_defaults, trl_defaults
 from tunesmith.config.methods import METHODS, TRAINERS_OF, TRL_SETTINGS
-from tunesmith.config.run_config import RunConfig
+from tunesmith.config.run_config import Budget, RunConfig
 from tunesmith.config.trl_source import Written, written_arguments
 
 _HEADER = """\
@@ -45,7 +45,7 @@ def run_yaml_template(method: str, file_name: str) -> str:
         if extra["panel"] != panel:
             panel = extra["panel"]
             lines.append(f"\n# --- {panel} ---\n")
-        lines.append(_line(name, field, method))
+        lines.append(_budget_lines(field) if name == "budget" else _line(name, field, method))
     lines.append("\n# --- Any other argument of TRL's trainer config ---\n" + _trl_lines(method))
     return "".join(lines)
 
@@ -76,6 +76,13 @@ def _line(name: str, field: FieldInfo, method: str) -> str:
     )
     prefix = "" if name in given else "# "
     return f"{f'{prefix}{name}: {shown}':<50} # {field.description}\n"
+
+
+def _budget_lines(field: FieldInfo) -> str:
+    lines = [f"{'# budget:':<50} # {field.description}\n"]
+    for name, each in Budget.model_fields.items():
+        lines.append(f"{f'#   {name}:':<50} # {each.description}\n")
+    return "".join(lines)
 
 
 def _trl_lines(method: str) -> str:

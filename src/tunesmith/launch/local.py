@@ -146,6 +146,8 @@ def _ended(
     processes: Sequence[subprocess.Popen[bytes]], failed: int | None, waited: bool, logs: Sequence[Path]
 ) -> Ended:
     codes = [each.returncode if each.returncode >= 0 else 128 - each.returncode for each in processes]
+    if failed == 0 and processes[0].returncode < 0:  # a signal ended the one that tells
+        return Ended(codes[0], 0)
     # Of a fault that all have, the first one tells.
     if not failed or (codes[0] == codes[failed] and not waited):
         return Ended(codes[0])

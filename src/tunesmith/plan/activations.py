@@ -14,6 +14,7 @@ def kept_per_token(
     width: int,
     *,
     experts: bool = False,
+    cast_once: bool = False,
 ) -> float:
     """Bytes that one layer keeps for the backward pass, a token: of dense layers or of those with `experts`.
 
@@ -23,8 +24,11 @@ def kept_per_token(
     (FlashAttention-2, arXiv 2307.08691, keeps no scores but a sum a head). Liger's kernels (0.8.5) keep
     inputs alone where PyTorch keeps what lies between. `width` is that of a row: a masked attention keeps a
     mask a layer, and keys for each query head. Latent attention isn't counted but put together alike.
+    `cast_once` is for passes that are captured, where layers that read the same share its cast (`CastOnce` of
+    train/stand_ins.py).
     """
     shape = Shape(architecture, workload, configuration)
+    shape.casts_each = shape.casts and not cast_once
     norms = shape.norms()
     attention = shape.attention(width)
     return norms + attention + (shape.experts() if experts else shape.mlp(architecture.intermediate_size))
@@ -44,6 +48,8 @@ class Shape:
         self.value = 4 if configuration.precision == "fp32" else 2
         self.stream = 4 if self.full else self.value
         self.casts = self.full and self.value == 2
+        # Autocast casts what several products read for each of them.
+        self.casts_each = self.casts
         self.queries = architecture.num_heads * architecture.head_dim
         self.keys = architecture.num_key_value_heads * architecture.head_dim
         self.values = self.keys
@@ -68,10 +74,10 @@ class Shape:
         return before * self._norm(hidden, self.stream) + after * behind
 
     def _read(self, hidden: int, products: int, part: str) -> float:
-        """What so many products read of one norm: autocast casts it for each of them."""
+        """What so many products read of one norm."""
         if not self.learns[part]:
             return 0.0
-        return hidden * self.value * (products if self.casts else 1)
+        return hidden * self.value * (products if self.casts_each else 1)
 
     def attention(self, width: int) -> float:
         """Inputs of its products, and what the kernel keeps."""

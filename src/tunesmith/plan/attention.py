@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tunesmith.config.run_config import RunConfig
-from tunesmith.plan.facts import Load, MachineFacts
+from tunesmith.plan.facts import MachineFacts
 
 Attention = Literal["varlen", "blocks", "padded"]
 # Arguments of TRL that lay rows out or attend in their own way: what users ask for there is done.
@@ -13,18 +13,19 @@ _OWN_LAYOUT = ("packing", "padding_free")
 
 
 def choose_attention(
-    config: RunConfig, machine: MachineFacts, precision: str, load: Load
+    config: RunConfig, machine: MachineFacts, precision: str, whole_logits: bool = False
 ) -> tuple[Attention, str]:
     """The way, and the reason for it.
 
-    `varlen` attends within documents by where they begin; `blocks` by a mask, where that kernel isn't.
+    `whole_logits` says that a loss keeps the logits of every token. `varlen` attends within documents by
+    where they begin; `blocks` by a mask, where that kernel isn't.
     """
     asked = next((key for key in _OWN_LAYOUT if config.trl.get(key)), None)
     if (config.trl.get("model_init_kwargs") or {}).get("attn_implementation"):
         asked = "model_init_kwargs.attn_implementation"
     if asked:
         return "padded", f"rows as trl.{asked} has them"
-    if load.whole_logits:
+    if whole_logits:
         return "padded", f"rows padded: TRL's trainer for {config.method} works on padded logits"
     if machine.device == "cuda" and machine.has_varlen and precision != "fp32":
         return "varlen", "rows one behind the other, without padding (varlen attention)"

@@ -1,26 +1,17 @@
-"""The one place that decides precision, micro-batch and checkpointing, by what the machine can do."""
+"""What a run may choose from: number formats, micro-batches, numbers of processes; and what was chosen."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import ConfigError
-from tunesmith.plan.attention import Attention, choose_attention
-from tunesmith.plan.facts import PLAIN_LOAD, Load, MachineFacts, ModelFacts
-from tunesmith.plan.workload import Lengths
+from tunesmith.plan.attention import Attention
+from tunesmith.plan.facts import MachineFacts
 
-GIB = 2**30
-# Bytes an fp32 AdamW keeps per trained weight: weight, gradient, two moments.
-TRAINED_BYTES = 16
-# NormalFloat4 with its quantised constants: 4.127 bits a weight (QLoRA paper, arXiv 2305.14314, section 3).
-FOUR_BIT_BYTES = 4.127 / 8
-# A run may use this share of what is free; the rest is fragmentation and what the estimate misses.
-MEMORY_SHARE = 0.8
-# Micro-batches that a run may draw: memory is for the largest of them.
-DRAWS = 10_000
+# From so many steps on captured passes earn back the seconds that capturing takes.
+WORTH_CAPTURING = 50
 # Arguments of TRL under which a step launches, keeps or adds up in its own way.
 _OWN_STEP = ("torch_compile", "activation_offloading", "deepspeed", "fsdp")
 
@@ -45,51 +36,10 @@ class Choice:
         return asdict(self)
 
 
-def choose(
-    config: RunConfig, machine: MachineFacts, model: ModelFacts, rows: Lengths, load: Load = PLAIN_LOAD
-) -> Choice:
-    """The largest micro-batch that fits, with recomputed activations only where nothing else fits.
-
-    The global batch is the user's and is never changed.
-
-    Raises:
-        ConfigError: fp16 was asked for on a CPU, or the batch can't be shared as pinned, over the devices, or
-            into micro-batches as large as the loss needs them.
-    """
-    precision, why = choose_precision(config, machine)
-    attention, how = choose_attention(config, machine, precision, load)
-    free = machine.memory_gib * MEMORY_SHARE
-    per_device = _sizes(config, machine.num_devices, load.smallest_micro_batch)
-    wanted = config.gradient_checkpointing
-    for checkpointing in (False, True) if wanted is None else (wanted,):
-        for micro_batch in per_device:
-            # Padded, rows count as long as the longest of them.
-            padded = attention == "padded"
-            num_tokens = (
-                micro_batch * rows.longest if padded else math.ceil(rows.largest_batch(micro_batch, DRAWS))
-            )
-            need = memory_gib(model, precision, config.tuning, num_tokens, checkpointing, load, rows.longest)
-            if need <= free or (micro_batch == per_device[-1] and (checkpointing or wanted is not None)):
-                fit = (
-                    f"{micro_batch} {'row' if micro_batch == 1 else 'rows'} at a time"
-                    + (f" on each of {machine.num_devices}: " if machine.num_devices > 1 else ": ")
-                    + f"about {max(need, 0.1):.1f} GiB of {machine.memory_gib:.1f} free"
-                    + (", activations recomputed" if checkpointing else "")
-                )
-                return Choice(
-                    machine.device,
-                    precision,
-                    micro_batch,
-                    config.global_batch_size // (micro_batch * machine.num_devices),
-                    checkpointing,
-                    attention,
-                    attention == "varlen"
-                    and not checkpointing
-                    and not any(config.trl.get(key) is not None for key in _OWN_STEP),
-                    round(need, 2),
-                    (why, fit, how),
-                )
-    raise AssertionError("unreachable: the last candidate is always taken")
+def may_capture(config: RunConfig, attention: Attention, checkpointing: bool) -> bool:
+    """Whether passes of the layers can be captured as CUDA graphs."""
+    own = any(config.trl.get(key) is not None for key in _OWN_STEP)
+    return attention == "varlen" and not checkpointing and not own
 
 
 def share_out(config: RunConfig, num_gpus: int, smallest_micro_batch: int = 1) -> int:
@@ -118,8 +68,12 @@ def share_out(config: RunConfig, num_gpus: int, smallest_micro_batch: int = 1) -
     return max(shares, default=1)
 
 
-def _sizes(config: RunConfig, num_devices: int, smallest: int) -> list[int]:
-    """The micro-batches that may be chosen, largest first."""
+def allowed_micro_batches(config: RunConfig, num_devices: int, smallest: int) -> list[int]:
+    """The micro-batches that may be chosen, largest first; `smallest` rows the loss has to see together.
+
+    Raises:
+        ConfigError: none is as large, or the pinned sizes or the devices don't make up the global batch.
+    """
     pinned = pinned_batch(config, num_devices)
     found = [pinned] if pinned else micro_batches(config.global_batch_size, num_devices)
     sizes = [size for size in found if size >= smallest]
@@ -208,39 +162,3 @@ def micro_batches(global_batch_size: int, num_devices: int) -> list[int]:
             fix=f"use a multiple of {num_devices}",
         )
     return [size for size in range(share, 0, -1) if share % size == 0]
-
-
-def memory_gib(
-    model: ModelFacts,
-    precision: str,
-    tuning: str,
-    num_tokens: int,
-    checkpointing: bool,
-    load: Load = PLAIN_LOAD,
-    row_length: int = 0,
-) -> float:
-    """Memory of a training step in GiB: weights, optimizer, activations of `num_tokens` and the loss.
-
-    Activations per token and layer: what torch 2.13 keeps of a Llama or Qwen2 layer of transformers 5.23 with
-    as many key as query heads, counted at every saved tensor (2026-11-22, test_choice.py): four feed-forward
-    widths and ten hidden ones in fp32, twelve in 16 bit, where norms work in fp32. No scores are kept.
-    """
-    value_bytes = 4 if precision == "fp32" else 2
-    base_bytes = {"full": 4.0, "lora": float(value_bytes), "qlora": FOUR_BIT_BYTES}[tuning]
-    # Embeddings and the output layer are never quantised.
-    whole = model.num_embedding_params * (value_bytes - FOUR_BIT_BYTES) if tuning == "qlora" else 0.0
-    weights = model.num_params * base_bytes + model.num_trainable_params * (
-        TRAINED_BYTES - 4 * (tuning == "full")
-    )
-    hidden_widths = 10 if precision == "fp32" else 12
-    per_layer = (4 * model.intermediate_size + hidden_widths * model.hidden_size) * value_bytes
-    kept = model.num_layers * (model.hidden_size * value_bytes if checkpointing else per_layer)
-    working = per_layer if checkpointing else 0.0
-    # TRL computes most losses in chunks of tokens; two fp32 chunks of logits are alive at once. Where logits
-    # are kept whole, so are their log-probabilities and the gradient.
-    logits = (3 * num_tokens if load.whole_logits else 2 * min(num_tokens, 1024)) * model.vocab_size * 4
-    # A reference is loaded as the trained model is: in fp32 where every weight of that is trained.
-    weights += whole + load.num_frozen_params * (4 if tuning == "full" else value_bytes)
-    # Answers are sampled before the step: keys and values of all of them, and nothing for the gradient.
-    cache = 2 * model.num_layers * model.kv_width * value_bytes * load.num_sampled * row_length
-    return (weights + max(num_tokens * (kept + working) + logits, cache)) / GIB

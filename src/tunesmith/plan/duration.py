@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, median
 from types import MappingProxyType
 
@@ -17,6 +18,11 @@ from tunesmith.plan.workload import Batch, Configuration, Workload, num_shapes, 
 
 # Passes over a layer's weights: forwards, to its inputs, to its weights.
 _FORWARD = 1
+# A probe are so many steps, each logged, of which the first, in which kernels are loaded, don't count. Where
+# passes are captured, most lengths of a row have come twice in 40, and are replayed (train/captured.py).
+PROBE_STEPS, PROBE_STEPS_CAPTURED, PROBE_WARM = 20, 40, 4
+# Steps of a captured run that take so much longer than its fastest are no graph's, or capture one.
+_NOT_CAPTURED = 1.4
 # A probe of fewer steps has no slope.
 _FEWEST_PROBED = 4
 
@@ -44,11 +50,33 @@ class Probe:
         return self.fixed_s + self.per_token_s * num_tokens
 
 
-def probed(steps: Sequence[tuple[float, float]]) -> Probe:
+def probed_rows(rows: Sequence[Mapping[str, float]], mean_tokens: float, *, captured: bool = False) -> Probe:
+    """What the rows of metrics.jsonl say of a run that logged each step, the first ones left out.
+
+    A step's seconds are those from one log to the next: a log waits for the device, which is behind Python
+    where passes are captured (1.5B: Python was done after 0.047 of 0.107 s, H100, 2026-11-26), and collation
+    counts as well. Where tokens aren't counted they are `mean_tokens`.
+
+    Raises:
+        ValueError: there are fewer than two rows with a loss.
+    """
+    logged = [row for row in rows if "step_s" in row]
+    told = [
+        (row["tokens_per_s"] * row["step_s"] if "tokens_per_s" in row else mean_tokens,
+         row["time_s"] - before["time_s"])
+        for before, row in pairwise(logged)
+    ]  # fmt: skip
+    # The first row has no step before it.
+    return probed(told[PROBE_WARM - 1 :] or told, captured=captured)
+
+
+def probed(steps: Sequence[tuple[float, float]], *, captured: bool = False) -> Probe:
     """The line through (tokens, seconds) of real steps, least squares without the steps that took far longer.
 
     With fewer than four steps, or a slope or a start below nothing, seconds are taken for proportional to
-    tokens, or for the same whatever the tokens, whichever is nearer.
+    tokens, or for the same whatever the tokens, whichever is nearer. Of a `captured` run those steps count
+    that took about as long as its fastest: the others meet a shape for the first time or capture it, which is
+    another item of the plan.
 
     Raises:
         ValueError: there are no steps.
@@ -56,12 +84,19 @@ def probed(steps: Sequence[tuple[float, float]]) -> Probe:
     if not steps:
         raise ValueError("a probe needs a step")
     usual = median(seconds / max(tokens, 1.0) for tokens, seconds in steps)
-    # A first step that loads kernels, one that waits for a disk.
-    kept = [(t, s) for t, s in steps if s <= 2 * usual * max(t, 1.0)] or list(steps)
+    typical = median(seconds for _, seconds in steps)
+    # A first step that loads kernels, one that captures a shape or waits for a disk; a short step isn't one
+    # only because Python takes as long for it as for others.
+    kept = [(t, s) for t, s in steps if s <= 2 * max(typical, usual * t)]
+    if captured:
+        fast = min(seconds for _, seconds in steps)
+        rate = min(seconds / max(tokens, 1.0) for tokens, seconds in steps)
+        kept = [(t, s) for t, s in steps if s <= _NOT_CAPTURED * max(fast, rate * t)]
     tokens, seconds = [t for t, _ in kept], [s for _, s in kept]
     mean_t, mean_s = fmean(tokens), fmean(seconds)
     spread = sum((t - mean_t) ** 2 for t in tokens)
-    lines = [(0.0, mean_s / mean_t), (median(seconds), 0.0)]
+    # All lines go through the mean, as a run's duration is a sum.
+    lines = [(0.0, mean_s / max(mean_t, 1.0)), (mean_s, 0.0)]
     if len(kept) >= _FEWEST_PROBED and spread > 0:
         slope = sum((t - mean_t) * (s - mean_s) for t, s in kept) / spread
         if slope >= 0 and mean_s >= slope * mean_t:
@@ -199,7 +234,8 @@ class _Step:
     def _share(self, name: str) -> float:
         """An efficiency; CPUs have one for products, and reach the bandwidth that is measured."""
         if not self.is_cpu:
-            return constant(f"gpu.{name}")
+            own = name == "products" and self.how.precision == "fp32"
+            return constant("gpu.products_fp32" if own else f"gpu.{name}")
         if name in ("products", "attention"):
             return constant("cpu.products_fp32" if self.how.precision == "fp32" else "cpu.products_bf16")
         return 1.0
@@ -256,7 +292,9 @@ class _Step:
         if window and seen > window:
             squares *= window / seen
         flop = products * 2 * wide * squares * half * number * self.model.num_layers
-        slow = 1.0 if self.is_cpu else seen / (seen + constant("gpu.attention_half"))
+        # In fp32 products are so slow that no document is too short.
+        short = not self.is_cpu and self.how.precision != "fp32"
+        slow = seen / (seen + constant("gpu.attention_half")) if short else 1.0
         return flop / (self.peak * self._share("attention") * slow)
 
     def _elementwise(self, num_tokens: int) -> float:
@@ -273,11 +311,16 @@ class _Step:
         if self.shape.casts:
             moved += 2 * (2 if self.how.captured else 5) * (stream + value) * model.hidden_size
         layers = model.num_layers * moved * num_tokens * (1 + 0.35 * (self.again + self.asked))
-        # Casts of weights, and gradients that are added up.
-        weights = (6 + 14) * self.numbers.linear if self.shape.casts else 0
+        weights = self._casts_of_weights() if self.shape.casts else 0.0
         return layers / (self.bandwidth * self._share("elementwise")) + weights / (
             self.bandwidth * self._share("bandwidth")
         )
+
+    def _casts_of_weights(self) -> float:
+        """Bytes a micro-batch: weights to 16 bit, gradients back; all but the first are added up in fp32."""
+        added = 12 * (1 - 1 / self.how.accumulation)
+        # Graphs copy gradients to where they are kept (train/captured.py).
+        return self.numbers.linear * (6 + 6 + added + (4 if self.how.captured else 0))
 
     def _adapters(self, num_tokens: int) -> float:
         """Low-rank products: inputs and outputs of each projection, eight times."""
@@ -296,12 +339,15 @@ class _Step:
         passes = 1 + self.asked
         if self.is_cpu:
             return constant("cpu.launch_layer") * self.model.num_layers * passes
+        a_layer = constant("gpu.launch_layer") + self.again * constant("gpu.launch_again")
+        if not self.full:
+            a_layer += constant("gpu.launch_adapters") * len(self.work.lora_on) / 2
+        # A reference is read forwards alone.
+        python = a_layer * self.model.num_layers * (1 + 0.4 * self.asked)
         if self.how.captured:
-            return constant("gpu.pass") * passes
-        a_layer = constant("gpu.launch_layer") * (1 + 0.4 * (self.again + self.asked))
-        if not self.how.fused:
-            a_layer *= 1.4
-        python = a_layer * self.model.num_layers + constant("gpu.pass")
+            # As many kernels follow one another in a graph.
+            return constant("gpu.pass") * passes + constant("gpu.replay") * python
+        python += constant("gpu.pass")
         return max(constant("gpu.pass"), python - working)
 
     def _optimizer(self) -> float:

@@ -10,7 +10,15 @@ from tunesmith.plan.activations import Shape, kept_per_token
 from tunesmith.plan.architecture import Architecture
 from tunesmith.plan.calibration import constant
 from tunesmith.plan.parameters import Parameters
-from tunesmith.plan.workload import Batch, Configuration, Workload, largest_batch, num_shapes, usual_batch
+from tunesmith.plan.workload import (
+    Batch,
+    Configuration,
+    Workload,
+    filled_up,
+    largest_batch,
+    num_shapes,
+    usual_batch,
+)
 
 GIB = 2**30
 # NormalFloat4 with its quantised constants: 4.127 bits a weight (QLoRA, arXiv 2305.14314, section 3).
@@ -31,8 +39,9 @@ class Memory:
     """GiB of one device, by what they are for, at the moment of the step that needs most.
 
     `items` add up to `expected`; `low` and `high` have another largest micro-batch, and no or more
-    fragmentation. `graphs` are those of captured passes: they are laid out only where they have room beside
-    a step that isn't captured (`_has_room` of train/captured.py), so a configuration fits when `needed` does.
+    fragmentation. `graphs` is what captured passes take beyond a step that isn't captured: they are laid out
+    only where they have room beside one (`_has_room` of train/captured.py), so a configuration fits when
+    `needed` does.
     """
 
     items: Items
@@ -127,6 +136,8 @@ class _Counts:
         """GiB by name, at the moment that needs most."""
         steady = self._steady()
         most = max(self._moments(batch), key=lambda moment: sum(moment.values()))
+        if self.how.captured:
+            steady["graphs"] = self._graphs(batch, sum(most.values()))
         items = {name: steady.get(name, 0.0) + most.get(name, 0.0) for name in steady | most}
         items = {name: size / GIB for name, size in items.items() if size}
         if self.how.device == "cuda":
@@ -148,7 +159,6 @@ class _Counts:
             "optimizer": 8.0 * self.trained / self.of_states,
             "reference or teacher": others / self.of_weights,
             "sampling": self.sampling if self.keeps_sampling else 0.0,
-            "graphs": self._graphs() if self.how.captured else 0.0,
             "gradient buckets": self._buckets(),
         }
 
@@ -162,17 +172,34 @@ class _Counts:
             return (2 * layers + self.numbers.embedding + self.numbers.head) * self.value
         return 0.0
 
-    def _graphs(self) -> float:
-        """Casts and gradients that graphs read and write (train/stand_ins.py), and ends of each graph."""
-        batch = usual_batch(self.work, self.how)
-        ends = 2 * self.stream * self.model.hidden_size * batch.num_tokens
-        shapes = num_shapes(self.work, self.how)
+    def _graphs(self, largest: Batch, eager: float) -> float:
+        """What captured passes take beyond the most that a step takes which isn't captured, `eager`.
+
+        Laid out are casts and gradients that graphs read and write (train/stand_ins.py), and the ends of each
+        graph. A shape's first pass is no graph's, and mostly meets what others laid out. But the largest may
+        come at the first step, before moments and graphs are there: where the usual row is filled up to it.
+        Then the most is there while it is captured, when another gradient of each weight is made beside the
+        one that is kept, or at a replay, when gradients are handed out in fp32.
+        """
+        usual, shapes = usual_batch(self.work, self.how).num_tokens, num_shapes(self.work, self.how)
+        ends = shapes * 2 * self.stream * self.model.hidden_size * usual
         if not self.full:
-            return 2 * self.value * self.trained + shapes * ends
-        ends_of_model = self.numbers.embedding + self.numbers.norms
-        casts = 2 if self.shape.casts else 0
-        gradients = self.value * self.products + 4 * ends_of_model
-        return casts * self.products + gradients + shapes * ends
+            return 2 * self.value * self.trained + ends
+        gradients = float(self.value * self.products + 4 * (self.numbers.embedding + self.numbers.norms))
+        laid_out = (2 * self.products if self.shape.casts else 0) + gradients + ends
+        workspace = constant("memory.workspace") * GIB
+        handed_out = 4.0 * self.trained * (2 if self.how.accumulation > 1 else 1) + workspace
+        # A tied head's own gradient is there already.
+        handed_out += 0.0 if self.numbers.head else 4.0 * self.vocabulary
+        if largest.num_tokens > usual or self.how.checkpointing:
+            return laid_out + max(0.0, handed_out - eager)
+        kept, _ = self._kept(largest, cast_once=True)
+        captured = max(kept, gradients) + self._over(largest.num_tokens) + workspace
+        moments = [captured, handed_out]
+        if shapes > 1:
+            tokens = _filled_below(largest.num_tokens)
+            moments += [sum(each.values()) for each in self._moments(Batch(tokens, tokens))]
+        return max(0.0, laid_out + max(moments) - eager)
 
     def _sampling(self) -> float:
         """Keys and values of all answers, and a step's logits (`num_bytes` of train/decoder.py)."""
@@ -227,14 +254,13 @@ class _Counts:
             moments.append({"sampling": cache, "temporary": self.sampling / 2 + workspace})
         return moments
 
-    def _kept(self, batch: Batch) -> tuple[float, float]:
+    def _kept(self, batch: Batch, *, cast_once: bool = False) -> tuple[float, float]:
         """Bytes that all layers and the last norm keep for the backward pass, and those of one layer."""
         model, hidden = self.model, self.model.hidden_size
         with_experts = len(model.expert_layers)
-        dense = kept_per_token(model, self.work, self.how, batch.width)
-        sparse = (
-            kept_per_token(model, self.work, self.how, batch.width, experts=True) if with_experts else 0.0
-        )
+        parts = (model, self.work, self.how, batch.width)
+        dense = kept_per_token(*parts, cast_once=cast_once)
+        sparse = kept_per_token(*parts, experts=True, cast_once=cast_once) if with_experts else 0.0
         if not self.full:
             dense += self._low_per_token()
         last = self.stream * (hidden + 2 * model.head_dim) + 4 + 8
@@ -289,3 +315,8 @@ class _Counts:
             tile += rows * words * 33
         cast = words * hidden * self.value if self.shape.casts else 0.0
         return float(tile + cast + labelled * hidden * (2 * self.stream + 4))
+
+
+def _filled_below(num_tokens: int) -> int:
+    """The longest row that is filled up to less than one filled up to `num_tokens`."""
+    return next((each for each in range(num_tokens - 1, 0, -1) if filled_up(each) < num_tokens), 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -139,31 +139,49 @@ def count_lora(architecture: Architecture, rank: int, targets: str | Sequence[st
 def stored_parameters(folder: str | Path) -> dict[str, int] | None:
     """Numbers by stored type ("BF16", "F32" ...) of a folder's safetensors files; None where there are none.
 
-    Only headers are read: 8 bytes of length, then JSON (https://github.com/huggingface/safetensors#format).
-    The files are those of model.safetensors.index.json, or model.safetensors, or all but adapters. 4-bit
-    weights of bitsandbytes and of MXFP4 lie two in a byte: they count two a byte, as "NF4", "FP4" or "MXFP4";
-    scales and tables beside packed weights don't count. GPTQ's and AWQ's words ("I32") count as stored.
+    The files are those of `weight_files`, the numbers those of `count_stored`.
 
     Raises:
         ModelError: a file is damaged, or one that the index names is missing.
     """
+    return count_stored(stored_tensors(folder)) or None
+
+
+def stored_tensors(folder: str | Path) -> dict[str, Any]:
+    """`dtype` and `shape` of each tensor in a folder's safetensors files, by its name.
+
+    Only headers are read: 8 bytes of length, then JSON (https://github.com/huggingface/safetensors#format).
+
+    Raises:
+        ModelError: a file is damaged, or one that the index names is missing.
+    """
+    tensors: dict[str, Any] = {}
+    for path in weight_files(Path(folder)):
+        tensors |= _read_header(path)
+    return tensors
+
+
+def count_stored(tensors: Mapping[str, Any]) -> dict[str, int]:
+    """Numbers by stored type of tensors as `stored_tensors` tells them.
+
+    4-bit weights of bitsandbytes and of MXFP4 lie two in a byte: they count two a byte, as "NF4", "FP4" or
+    "MXFP4"; scales and tables beside packed weights don't count. GPTQ's and AWQ's words ("I32") count as
+    stored.
+    """
     stored: dict[str, int] = {}
-    header: dict[str, Any] = {}
-    for path in _weight_files(Path(folder)):
-        header |= _read_header(path)
-    four_bit = {name.split(".quant_state.")[0]: name for name in header if ".quant_state." in name}
-    for name, tensor in header.items():
+    four_bit = {name.split(".quant_state.")[0]: name for name in tensors if ".quant_state." in name}
+    for name, tensor in tensors.items():
         numbers, dtype = 1, tensor["dtype"]
         for extent in tensor["shape"]:
             numbers *= extent
         if name in four_bit:
             numbers, dtype = 2 * numbers, four_bit[name].rsplit("__", 1)[-1].upper()
-        elif name.endswith("_blocks") and f"{name.removesuffix('_blocks')}_scales" in header:
+        elif name.endswith("_blocks") and f"{name.removesuffix('_blocks')}_scales" in tensors:
             numbers, dtype = 2 * numbers, "MXFP4"
-        elif _PACKING.search(name) or f"{name.removesuffix('_scales')}_blocks" in header:
+        elif _PACKING.search(name) or f"{name.removesuffix('_scales')}_blocks" in tensors:
             continue
         stored[dtype] = stored.get(dtype, 0) + numbers
-    return stored or None
+    return stored
 
 
 def _layout(architecture: Architecture) -> Layout:
@@ -318,7 +336,12 @@ def _no_such_target(architecture: Architecture, target: str, sizes: dict[str, in
     )
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """The folder's safetensors files: those of its index, or model.safetensors, or all but adapters.
+
+    Raises:
+        ModelError: the index is damaged.
+    """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:

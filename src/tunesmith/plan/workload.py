@@ -89,10 +89,11 @@ class Workload:
     """What is to be learned, of what, how long.
 
     `method` is one of config/methods.py. `lora_on` names the parts of a layer that have adapters;
-    `labelled_share` is the share of tokens that carry a label; `texts_per_row` are 2 for pairs. `reference`
-    says how a method asks for another model's log-probabilities in a step: not at all, or before training;
-    the trained model without its adapter; or a second model. `whole_logits` is for losses that keep the
-    logits of every token. `num_generations` answers of `completion_length` tokens are sampled for a prompt,
+    `labelled_share` is the share of tokens that carry a label; `texts_per_row` are 2 for pairs.
+    `reference` says how a method asks for another model's log-probabilities in a step: not at all, or
+    before training; the trained model without its adapter; or a second model. `whole_logits` is for
+    losses that keep the logits of every token, `smallest_micro_batch` are the rows that a loss sees
+    together. `num_generations` answers of `completion_length` tokens are sampled for a prompt,
     `num_sampled` at a time on a device. `num_evaluations` and `num_checkpoints` are of the whole run.
     """
 
@@ -107,6 +108,7 @@ class Workload:
     texts_per_row: int = 1
     reference: Reference = "none"
     whole_logits: bool = False
+    smallest_micro_batch: int = 1
     num_generations: int = 1
     completion_length: int = 0
     num_sampled: int = 0

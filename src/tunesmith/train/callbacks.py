@@ -29,14 +29,14 @@ class ProgressCallback(TrainerCallback):
         self._loss: float | None = None
         self._tokens_per_s: float | None = None
         self._last_tokens = 0.0
-        self._first_step = 0
-        self._began_at = self._step_began_at = self._warm_at = 0.0
+        self._first_step = self._logged_step = 0
+        self._began_at = self._step_began_at = self._step_ended_at = self._warm_at = 0.0
         # Seconds of the steps since the last log: evaluations and checkpoints are no part of the speed.
         self._stepped_s = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began_at = time.monotonic()
-        self._first_step = state.global_step
+        self._first_step = self._logged_step = state.global_step
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._step_began_at = time.monotonic()
@@ -45,10 +45,16 @@ class ProgressCallback(TrainerCallback):
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         logs = dict(logs or {})
-        if "num_tokens" in logs and "loss" in logs:
-            self._tokens_per_s = (logs["num_tokens"] - self._last_tokens) / max(self._stepped_s, 1e-9)
-            self._last_tokens, self._stepped_s = logs["num_tokens"], 0.0
-            logs["tokens_per_s"] = round(self._tokens_per_s, 1)
+        if "loss" in logs and state.global_step > self._logged_step:
+            # The loss was waited for, and with it what a GPU still had to do of the step.
+            self._stepped_s += time.monotonic() - self._step_ended_at
+            steps, seconds = state.global_step - self._logged_step, max(self._stepped_s, 1e-9)
+            logs["step_s"] = round(seconds / steps, 5)
+            if "num_tokens" in logs:
+                self._tokens_per_s = (logs["num_tokens"] - self._last_tokens) / seconds
+                self._last_tokens = logs["num_tokens"]
+                logs["tokens_per_s"] = round(self._tokens_per_s, 1)
+            self._logged_step, self._stepped_s = state.global_step, 0.0
         row = {"step": state.global_step, "time_s": round(time.monotonic() - self._began_at, 3), **logs}
         self._run.append_metrics({key: _finite(value) for key, value in row.items()})
         if "loss" in logs:
@@ -60,7 +66,8 @@ class ProgressCallback(TrainerCallback):
             self._listener(Evaluated(state.global_step, float(logs["eval_loss"]), told))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._stepped_s += time.monotonic() - self._step_began_at
+        self._step_ended_at = time.monotonic()
+        self._stepped_s += self._step_ended_at - self._step_began_at
         # A step that is logged is told with its own loss, a moment later.
         if not control.should_log:
             self._tell_progress(state)

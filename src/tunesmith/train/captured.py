@@ -30,8 +30,6 @@ _KNOWN = frozenset({"input_ids", "position_ids", "cu_seq_lens_q", "max_length_q"
 MOST_GRAPHS = 64
 # The first capture of a process may meet a library that isn't loaded yet.
 MOST_FAILURES = 2
-# Steps of a run from which on that is worth it.
-WORTH_CAPTURING = 50
 
 
 @dataclass

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import DiskSpaceError, RunStopped
-from tunesmith.plan.facts import ModelFacts
 from tunesmith.runs.folder import RunFolder
+from tunesmith.train.model import Sizes
 
 GIB = 2**30
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -19,7 +19,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 FULL_TEXTS = ("No space left on device", "PytorchStreamWriter failed writing", "file write failed")
 
 
-def refuse_full_disk(config: RunConfig, facts: ModelFacts) -> None:
+def refuse_full_disk(config: RunConfig, sizes: Sizes) -> None:
     """Make sure that the checkpoints and the model will fit.
 
     Raises:
@@ -27,9 +27,9 @@ def refuse_full_disk(config: RunConfig, facts: ModelFacts) -> None:
     """
     # A checkpoint: fp32 weights and two AdamW moments of what is trained. While one is written, one more than
     # are kept stands on the disk.
-    need = facts.num_trainable_params * 12 * (config.save_total_limit + 1) + facts.num_trainable_params * 4
+    need = sizes.num_trainable_params * 12 * (config.save_total_limit + 1) + sizes.num_trainable_params * 4
     if config.init_from:  # the earlier run, merged, in fp32
-        need += facts.num_params * 4
+        need += sizes.num_params * 4
     folder = Path(config.run_dir or "runs").absolute()
     while not folder.exists():
         folder = folder.parent

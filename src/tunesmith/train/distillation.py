@@ -7,9 +7,10 @@ from typing import Any
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
 from tunesmith.errors import ConfigError, DataError
+from tunesmith.plan.base import read_base
 from tunesmith.plan.choice import Choice
 from tunesmith.plan.workload import Lengths
-from tunesmith.train.method_trainer import MethodTrainer
+from tunesmith.train.method_trainer import MethodTrainer, RowCounts, answered_lengths
 
 
 class Distillation(MethodTrainer):
@@ -38,20 +39,19 @@ class Distillation(MethodTrainer):
     def num_sampled(self, config: RunConfig) -> int:
         return config.global_batch_size
 
-    def num_steps(self, config: RunConfig, report: DataReport, choice: Choice) -> int:
+    def num_steps(self, config: RunConfig, num_rows: int, micro_batch: int) -> int:
         """Steps of the run: TRL leaves out the prompts that don't fill a last step."""
-        per_epoch = report.num_rows // config.global_batch_size
+        per_epoch = num_rows // config.global_batch_size
         if not per_epoch:
             raise DataError(
-                f"there are {report.num_rows} prompts, and a step answers {config.global_batch_size}",
+                f"there are {num_rows} prompts, and a step answers {config.global_batch_size}",
                 where="global_batch_size",
-                fix=f"set global_batch_size to {report.num_rows} or less",
+                fix=f"set global_batch_size to {num_rows} or less",
             )
         return config.max_steps or max(1, int(per_epoch * config.num_train_epochs))
 
-    def row_lengths(self, config: RunConfig, report: DataReport) -> Lengths:
-        longest = min(report.longest, config.max_length) + (config.max_completion_length or 0)
-        return Lengths(report.num_rows, longest, 0.0, longest)
+    def row_lengths(self, config: RunConfig, rows: RowCounts) -> Lengths:
+        return answered_lengths(config, rows)
 
     def check_models(self, config: RunConfig, model_config: Any, tokenizer: Any) -> None:
         from tunesmith.data.tokenizer import load_tokenizer
@@ -69,10 +69,9 @@ class Distillation(MethodTrainer):
                 fix="take a larger model of the same family, with the same vocab_size and tokenizer",
             )
 
-    def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
-        from tunesmith.train.model import count_params, load_model_config
-
-        return count_params(config, load_model_config(config, str(config.teacher_model), None))
+    def num_teacher_params(self, config: RunConfig) -> int:
+        teacher = read_base(str(config.teacher_model), trust_remote_code=config.trust_remote_code)
+        return teacher.parameters.total
 
     def arguments(self, config: RunConfig, choice: Choice, report: DataReport) -> dict[str, Any]:
         return {"max_completion_length": config.max_completion_length}

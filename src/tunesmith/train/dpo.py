@@ -8,6 +8,7 @@ from typing import Any
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
 from tunesmith.plan.choice import Choice
+from tunesmith.plan.workload import Reference
 from tunesmith.train.method_trainer import (
     MethodTrainer,
     base_model_note,
@@ -33,24 +34,25 @@ class Dpo(MethodTrainer):
         return [] if has_template else [base_model_note(config)]
 
     def arguments(self, config: RunConfig, choice: Choice, report: DataReport) -> dict[str, Any]:
+        num_steps = self.num_steps(config, report.num_rows, choice.per_device_train_batch_size)
+        reference = self.reference(config, report.num_rows, num_steps)
         return {
             **reference_arguments(config),
             "max_length": config.max_length,
-            "precompute_ref_log_probs": asks_reference_once(config)
-            and (not config.has_adapter or self._sees_rows_again(config, report, choice)),
+            "precompute_ref_log_probs": reference == "precomputed",
         }
 
-    def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
-        return 0 if config.has_adapter or asks_reference_once(config) else num_params
+    def reference(self, config: RunConfig, num_rows: int, num_steps: int) -> Reference:
+        once = asks_reference_once(config)
+        if not config.has_adapter:
+            return "precomputed" if once else "model"
+        sees_rows_again = num_steps * config.global_batch_size > 1.5 * num_rows
+        return "precomputed" if once and sees_rows_again else "adapter"
 
     def speed_up(self, trainer: Any, choice: Choice, notify: Callable[[str], None]) -> None:
         super().speed_up(trainer, choice, notify)
         if choice.device == "cpu":
             share_prompts(trained_model(trainer), notify)
-
-    def _sees_rows_again(self, config: RunConfig, report: DataReport, choice: Choice) -> bool:
-        rows_seen = self.num_steps(config, report, choice) * config.global_batch_size
-        return rows_seen > 1.5 * report.num_rows
 
 
 def asks_reference_once(config: RunConfig) -> bool:

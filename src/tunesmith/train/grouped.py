@@ -9,9 +9,9 @@ from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
 from tunesmith.errors import ConfigError, DataError
 from tunesmith.plan.choice import Choice
-from tunesmith.plan.workload import Lengths
+from tunesmith.plan.workload import Lengths, Reference
 from tunesmith.train.decode import decode_captured
-from tunesmith.train.method_trainer import MethodTrainer, reference_arguments
+from tunesmith.train.method_trainer import MethodTrainer, RowCounts, answered_lengths, reference_arguments
 from tunesmith.train.relayout import trained_model
 from tunesmith.train.shared_prompts import share_prefill, share_prompts
 
@@ -58,29 +58,34 @@ class GroupedTrainer(MethodTrainer):
     def num_sampled(self, config: RunConfig) -> int:
         return _updates(config) * config.global_batch_size
 
-    def num_steps(self, config: RunConfig, report: DataReport, choice: Choice) -> int:
+    def num_steps(self, config: RunConfig, num_rows: int, micro_batch: int) -> int:
         """Steps of the run: TRL leaves out the prompts that don't fill a last rollout."""
-        group, answers = config.num_generations or 1, _answers_at_a_time(config, choice)
+        group, answers = config.num_generations or 1, _answers_at_a_time(config, micro_batch)
         num_prompts = answers // group
-        rollouts = report.num_rows // max(1, num_prompts)
+        rollouts = num_rows // max(1, num_prompts)
         if not rollouts:
             for_steps = f", for {_updates(config)} steps" if _updates(config) > 1 else ""
             raise DataError(
-                f"there are {report.num_rows} prompts, and {num_prompts} are answered at a time{for_steps}",
+                f"there are {num_rows} prompts, and {num_prompts} are answered at a time{for_steps}",
                 where="global_batch_size",
-                fix=f"set global_batch_size to {report.num_rows // _updates(config) * group} or less, "
+                fix=f"set global_batch_size to {num_rows // _updates(config) * group} or less, "
                 "or give more prompts",
             )
         steps = rollouts * answers / config.global_batch_size * config.trl.get("num_iterations", 1)
         return config.max_steps or max(1, int(steps * config.num_train_epochs))
 
-    def row_lengths(self, config: RunConfig, report: DataReport) -> Lengths:
-        longest = min(report.longest, config.max_length) + (config.max_completion_length or 0)
-        return Lengths(report.num_rows, longest, 0.0, longest)
+    def row_lengths(self, config: RunConfig, rows: RowCounts) -> Lengths:
+        return answered_lengths(config, rows)
 
-    def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
+    def reference(self, config: RunConfig, num_rows: int, num_steps: int) -> Reference:
         # The KL term asks a reference: under an adapter that is the same model without it.
-        return 0 if config.has_adapter or not config.trl.get("beta") else num_params
+        if not self.has_kl_term(config):
+            return "none"
+        return "adapter" if config.has_adapter else "model"
+
+    def has_kl_term(self, config: RunConfig) -> bool:
+        """Whether the loss asks how far the model went from where it started."""
+        return bool(config.trl.get("beta"))
 
     def arguments(self, config: RunConfig, choice: Choice, report: DataReport) -> dict[str, Any]:
         group = config.num_generations or 1
@@ -109,11 +114,11 @@ def _updates(config: RunConfig) -> int:
     return 1 if pinned else _UPDATES_PER_ROLLOUT.get(config.method, 1)
 
 
-def _answers_at_a_time(config: RunConfig, choice: Choice) -> int:
+def _answers_at_a_time(config: RunConfig, micro_batch: int) -> int:
     if pinned := config.trl.get("generation_batch_size"):
         return int(pinned)
     if pinned := config.trl.get("steps_per_generation"):
-        return int(pinned) * choice.per_device_train_batch_size
+        return int(pinned) * micro_batch
     return _updates(config) * config.global_batch_size
 
 

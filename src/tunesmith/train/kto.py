@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
 from tunesmith.plan.choice import Choice
+from tunesmith.plan.workload import Lengths, Reference
 from tunesmith.train.dpo import asks_reference_once
-from tunesmith.train.method_trainer import MethodTrainer, base_model_note, reference_arguments
+from tunesmith.train.method_trainer import MethodTrainer, RowCounts, base_model_note, reference_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,15 +41,21 @@ class Kto(MethodTrainer):
         return KTOConfig, TokenRowsKTOTrainer
 
     def arguments(self, config: RunConfig, choice: Choice, report: DataReport) -> dict[str, Any]:
-        once = asks_reference_once(config) and not config.has_adapter
         return {
             **reference_arguments(config),
             "max_length": config.max_length,
-            "precompute_ref_log_probs": once,
+            "precompute_ref_log_probs": asks_reference_once(config) and not config.has_adapter,
         }
 
-    def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
-        return 0 if config.has_adapter or asks_reference_once(config) else num_params
+    def row_lengths(self, config: RunConfig, rows: RowCounts) -> Lengths:
+        # A row stands for two texts: beside its own answer the one of another row.
+        found = super().row_lengths(config, rows)
+        return replace(found, mean=2 * found.mean, deviation=2 * found.deviation)
+
+    def reference(self, config: RunConfig, num_rows: int, num_steps: int) -> Reference:
+        if config.has_adapter:
+            return "adapter"
+        return "precomputed" if asks_reference_once(config) else "model"
 
     def notes(self, config: RunConfig, *, has_template: bool, report: DataReport) -> list[str]:
         return [] if has_template else [base_model_note(config)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import platform
 import shutil
 
@@ -32,6 +34,9 @@ def probe_machine(wanted: str = "auto") -> MachineFacts:
             fix="tunesmith doctor shows what this machine has",
         )
     join(device)
+    cores = (
+        len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count()
+    )
     if device == "cuda":
         free, _ = torch.cuda.mem_get_info()
         return MachineFacts(
@@ -41,11 +46,17 @@ def probe_machine(wanted: str = "auto") -> MachineFacts:
             smallest(free / GIB),
             torch.cuda.is_bf16_supported(including_emulation=False),
             has_varlen(),
+            importlib.util.find_spec("liger_kernel") is not None,
+            cores,
         )
     free_gib = smallest(psutil.virtual_memory().available / GIB) / world_size()
     if device == "mps":
-        return MachineFacts("mps", f"Apple {platform.machine()}", 1, free_gib, native_bf16=False)
-    return MachineFacts("cpu", _cpu_name(), world_size(), free_gib, native_bf16=_cpu_has_native_bf16())
+        return MachineFacts(
+            "mps", f"Apple {platform.machine()}", 1, free_gib, native_bf16=False, num_cores=cores
+        )
+    return MachineFacts(
+        "cpu", _cpu_name(), world_size(), free_gib, native_bf16=_cpu_has_native_bf16(), num_cores=cores
+    )
 
 
 def count_gpus(wanted: str = "auto") -> int:

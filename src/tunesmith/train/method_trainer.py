@@ -5,18 +5,43 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.learnable import DataReport
 from tunesmith.plan.choice import Choice
-from tunesmith.plan.workload import Lengths
+from tunesmith.plan.workload import Lengths, Reference
 from tunesmith.train.documents import read_documents
 from tunesmith.train.loss_head import labelled_positions_only
 from tunesmith.train.relayout import read_models
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """Rows to train on, their tokens as the data stage counts them, and the share that is learned."""
+
+    num_rows: int
+    mean_length: float
+    length_deviation: float
+    longest: int
+    labelled_share: float
+    num_eval_rows: int
+
+    @classmethod
+    def of(cls, report: DataReport) -> RowCounts:
+        """Those that the data stage found."""
+        return cls(
+            report.num_rows,
+            report.mean_length,
+            report.length_deviation,
+            report.longest,
+            report.num_loss_tokens / report.num_tokens if report.num_tokens else 1.0,
+            report.num_eval_rows,
+        )
 
 
 class MethodTrainer:
@@ -56,17 +81,17 @@ class MethodTrainer:
         """The rows as the trainer reads them."""
         return dataset
 
-    def num_steps(self, config: RunConfig, report: DataReport, choice: Choice) -> int:
+    def num_steps(self, config: RunConfig, num_rows: int, micro_batch: int) -> int:
         """Optimizer steps of the whole run; an epoch's last, smaller batch is a step, as in transformers."""
         if config.max_steps:
             return config.max_steps
-        per_epoch = math.ceil(report.num_rows / config.global_batch_size)
+        per_epoch = math.ceil(num_rows / config.global_batch_size)
         return math.ceil(per_epoch * config.num_train_epochs)
 
-    def row_lengths(self, config: RunConfig, report: DataReport) -> Lengths:
+    def row_lengths(self, config: RunConfig, rows: RowCounts) -> Lengths:
         """Tokens of a row as the trainer reads it."""
-        longest = self.texts_per_row * min(report.longest, config.max_length)
-        return Lengths(report.num_rows, report.mean_length, report.length_deviation, longest)
+        longest = self.texts_per_row * min(rows.longest, config.max_length)
+        return Lengths(rows.num_rows, rows.mean_length, rows.length_deviation, longest)
 
     def check_models(self, config: RunConfig, model_config: Any, tokenizer: Any) -> None:
         """Make sure that models beside the trained one fit it; no weight is loaded.
@@ -76,8 +101,12 @@ class MethodTrainer:
             ModelError, DownloadError: it can't be had.
         """
 
-    def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
-        """Parameters of models that are held in memory beside the trained one."""
+    def reference(self, config: RunConfig, num_rows: int, num_steps: int) -> Reference:
+        """How the method comes to another model's log-probabilities."""
+        return "none"
+
+    def num_teacher_params(self, config: RunConfig) -> int:
+        """Parameters of the model to learn from."""
         return 0
 
     def num_sampled(self, config: RunConfig) -> int:
@@ -111,6 +140,13 @@ class MethodTrainer:
     def while_training(self, choice: Choice) -> AbstractContextManager[None]:
         """What holds while the trainer works."""
         return labelled_positions_only(choice.device)
+
+
+def answered_lengths(config: RunConfig, rows: RowCounts) -> Lengths:
+    """Tokens of prompts with answers, each as long as one may be."""
+    answer = config.max_completion_length or 0
+    longest, mean = min(rows.longest, config.max_length), min(rows.mean_length, config.max_length)
+    return Lengths(rows.num_rows, mean + answer, rows.length_deviation, longest + answer)
 
 
 def reference_arguments(config: RunConfig) -> dict[str, Any]:

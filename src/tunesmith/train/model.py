@@ -6,15 +6,17 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.tokenizer import load_tokenizer, model_sentence
 from tunesmith.errors import ConfigError, MissingPackageError
+from tunesmith.plan.base import Base, base_of
 from tunesmith.plan.choice import Choice
-from tunesmith.plan.facts import ModelFacts
 from tunesmith.runs.folder import RunFolder
+from tunesmith.train.count_parameters import config_of, count_parameters_of
 from tunesmith.train.method_trainer import MethodTrainer
 from tunesmith.train.origin import Origin
 from tunesmith.train.processes import first_before_others
@@ -54,7 +56,33 @@ def lora_config(config: RunConfig, task_type: str = "CAUSAL_LM") -> Any | None:
     )
 
 
-def measure_model(config: RunConfig, model_config: Any, method: MethodTrainer) -> ModelFacts:
+@dataclass(frozen=True)
+class Sizes:
+    """The base model's sizes, and how many numbers are trained."""
+
+    base: Base
+    num_trainable_params: int
+
+    @property
+    def num_params(self) -> int:
+        """All parameters of the base model."""
+        return self.base.parameters.total
+
+    def as_dict(self) -> dict[str, Any]:
+        """The sizes as run.json keeps them."""
+        shape = self.base.architecture
+        return {
+            "num_params": self.num_params,
+            "num_trainable_params": self.num_trainable_params,
+            "model_type": shape.model_type,
+            "num_layers": shape.num_layers,
+            "hidden_size": shape.hidden_size,
+            "intermediate_size": shape.intermediate_size,
+            "vocab_size": shape.vocab_size,
+        }
+
+
+def measure_model(config: RunConfig, model_config: Any, method: MethodTrainer) -> Sizes:
     """Exact sizes, counted on the meta device: no weight is loaded.
 
     Raises:
@@ -62,33 +90,10 @@ def measure_model(config: RunConfig, model_config: Any, method: MethodTrainer) -
         ModelError: the architecture is none that the method can train.
     """
     model = _meta_model(config, model_config, method)
-    num_params = sum(weight.numel() for weight in model.parameters())
-    text = model_config.get_text_config()
+    num_params, num_linear = count_parameters_of(model)
     trainable = _count_lora(config, model, method.task_type()) if config.has_adapter else num_params
-    return ModelFacts(
-        num_params=num_params,
-        num_trainable_params=trainable,
-        num_layers=text.num_hidden_layers,
-        hidden_size=text.hidden_size,
-        intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        vocab_size=text.vocab_size,
-        kv_width=_kv_width(text),
-        num_embedding_params=text.vocab_size
-        * text.hidden_size
-        * (1 if model_config.tie_word_embeddings else 2),
-    )
-
-
-def _kv_width(text: Any) -> int:
-    num_heads = text.num_attention_heads
-    head = getattr(text, "head_dim", None) or text.hidden_size // num_heads
-    return head * (getattr(text, "num_key_value_heads", None) or num_heads)
-
-
-def count_params(config: RunConfig, model_config: Any) -> int:
-    """The parameters of a causal language model, without its weights."""
-    model = _meta_model(config, model_config, MethodTrainer())
-    return sum(weight.numel() for weight in model.parameters())
+    base = base_of(config.model, config_of(model_config), num_params, num_linear)
+    return Sizes(base, trainable)
 
 
 def _meta_model(config: RunConfig, model_config: Any, method: MethodTrainer) -> Any:

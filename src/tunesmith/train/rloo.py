@@ -14,6 +14,6 @@ class Rloo(GroupedTrainer):
 
         return RLOOConfig, RLOOTrainer
 
-    def num_frozen_params(self, config: RunConfig, num_params: int) -> int:
-        # RLOO's KL term is on unless it is set to 0.
-        return 0 if config.has_adapter or config.trl.get("beta") == 0 else num_params
+    def has_kl_term(self, config: RunConfig) -> bool:
+        # It is on unless it is set to 0.
+        return config.trl.get("beta") != 0

@@ -12,22 +12,26 @@ from tunesmith.data.prepare import PreparedData, prepare_data
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import ConfigError
 from tunesmith.launch.local import was_launched
-from tunesmith.plan.choice import Choice, choose
-from tunesmith.plan.facts import Load, MachineFacts, ModelFacts
+from tunesmith.plan.choice import Choice
+from tunesmith.plan.facts import MachineFacts, machine_here
+from tunesmith.plan.learned import learned_here
+from tunesmith.plan.planner import Plan, plan_run
+from tunesmith.plan.refusal import refuse_overrun
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.attention import leave_out_cudnn
 from tunesmith.train.disk import refuse_full_disk
 from tunesmith.train.events import Listener, Phase
 from tunesmith.train.judge import load_rewards
 from tunesmith.train.machine import probe_machine
-from tunesmith.train.method_trainer import MethodTrainer
-from tunesmith.train.model import load_model, load_model_config, measure_model, refuse_qlora_here
+from tunesmith.train.method_trainer import MethodTrainer, RowCounts
+from tunesmith.train.model import Sizes, load_model, load_model_config, measure_model, refuse_qlora_here
 from tunesmith.train.origin import Origin, origin_of
 from tunesmith.train.processes import world_size
 from tunesmith.train.tracking import wanted_trackers
 from tunesmith.train.trainers import TRAINERS
 from tunesmith.train.trl_settings import build_trl_config, check_trl_table, trl_arguments
 from tunesmith.train.versions import check_versions
+from tunesmith.train.workload import workload_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Setup:
     rewards: dict[str, Any]
     data: PreparedData
     machine: MachineFacts
-    model_facts: ModelFacts
+    sizes: Sizes
+    plan: Plan
     choice: Choice
     num_steps: int
     notes: tuple[str, ...]
@@ -52,9 +57,10 @@ class Setup:
             "method": self.config.method,
             "config": self.config.model_dump(mode="json"),
             "data": self.data.report.as_dict(),
-            "model": vars(self.model_facts),
+            "model": self.sizes.as_dict(),
             "machine": vars(self.machine),
             "choice": self.choice.as_dict(),
+            "plan": self.plan.as_dict(),
             "num_steps": self.num_steps,
             "notes": list(self.notes),
         }
@@ -81,24 +87,19 @@ def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) 
     rewards = load_rewards(config)
     origin = origin_of(config, run)
     model_config = load_model_config(config, origin.model, origin.revision)
-    facts = measure_model(config, model_config, method)
+    sizes = measure_model(config, model_config, method)
     listener(Phase("reading the data"))
     tokenizer = load_tokenizer(config, origin.tokenizer, origin.revision)
     has_template = bool(tokenizer.chat_template)
     template_note = put_in_chat_template(tokenizer, config.chat_template)
     method.check_models(config, model_config, tokenizer)
     data = prepare_data(config, tokenizer, rewards)
-    load = Load(
-        whole_logits=method.whole_logits,
-        num_frozen_params=method.num_frozen_params(config, facts.num_params),
-        smallest_micro_batch=method.smallest_micro_batch,
-        num_sampled=method.num_sampled(config) // machine.num_devices,
-    )
-    choice = choose(config, machine, facts, method.row_lengths(config, data.report), load)
-    num_steps = method.num_steps(config, data.report, choice)
+    plan = _plan(config, method, machine, sizes, RowCounts.of(data.report))
+    choice = plan.choice
+    num_steps = method.num_steps(config, data.report.num_rows, choice.per_device_train_batch_size)
     config = _with_logging_steps(config, num_steps)
     build_trl_config(config_class, trl_arguments(method, config, choice, data.report, None))
-    refuse_full_disk(config, facts)
+    refuse_full_disk(config, sizes)
     if origin.was_quantized:
         data.report.notes.append(
             f"{config.init_from} was trained on a base in 4 bit: merged into the full one it answers "
@@ -115,11 +116,23 @@ def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) 
         rewards,
         data,
         machine,
-        facts,
+        sizes,
+        plan,
         choice,
         num_steps,
         tuple(notes),
     )
+
+
+def _plan(
+    config: RunConfig, method: MethodTrainer, machine: MachineFacts, sizes: Sizes, rows: RowCounts
+) -> Plan:
+    num_lora = sizes.num_trainable_params if config.has_adapter else 0
+    workload = workload_of(method, config, sizes.base, num_lora, rows, machine.num_devices)
+    here = machine_here(machine)
+    plan = plan_run(config, machine, here, sizes.base, workload, learned=learned_here(machine.device_name))
+    refuse_overrun(plan, config, machine, here, sizes.base)
+    return plan
 
 
 def _with_logging_steps(config: RunConfig, num_steps: int) -> RunConfig:

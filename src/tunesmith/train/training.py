@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import RunInterrupted, RunStopped
+from tunesmith.plan.choice import WORTH_CAPTURING
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.disk import full_disk_said
 from tunesmith.train.events import Listener, Notice, Phase
 from tunesmith.train.fused_kernels import kernels_fused
 from tunesmith.train.judge import Judge, RewardFailed
+from tunesmith.train.measured import measure_run
 from tunesmith.train.model import lora_config, save_whole
 from tunesmith.train.processes import leave
 from tunesmith.train.relayout import read_models
@@ -36,9 +38,17 @@ class TrainResult:
 
 
 def train(
-    setup: Setup, run: RunFolder, listener: Listener, *, model: Any = None, checkpoint: Path | None = None
+    setup: Setup,
+    run: RunFolder,
+    listener: Listener,
+    *,
+    model: Any = None,
+    checkpoint: Path | None = None,
+    keep: bool = True,
 ) -> TrainResult:
     """Train `setup` into `run`, from `checkpoint` when one is given, and save the model when it is done.
+
+    Without `keep` the model isn't saved.
 
     Raises:
         RunInterrupted, RunStopped: a signal, a reward or the lack of any reward's signal stopped it; a
@@ -77,26 +87,34 @@ def train(
             raise _stopped(
                 run, str(failure), stopped_by="reward", advice="Mend the reward first"
             ) from failure
-        state = trainer.state
-        if state.global_step < state.max_steps or not state.max_steps:
-            _say_why_unfinished(run, stop, dead)
+        _say_why_unfinished(run, trainer.state, stop, dead)
         if dead.num_steps and not dead.learned:
             notify(f"nothing was learned: in none of {dead.num_steps} steps did rewards of a group differ")
         base.config.use_cache = use_cache
-        listener(Phase("saving the model"))
-        if run.writes:
+        if keep:
+            listener(Phase("saving the model"))
+        if keep and run.writes:
             save_model(trainer.model, setup.tokenizer, run.model_path)
         leave()
+    return _result(setup, run, trainer, checkpoint)
+
+
+def _result(setup: Setup, run: RunFolder, trainer: Any, checkpoint: Path | None) -> TrainResult:
+    state = trainer.state
     metrics = _last_metrics(state.log_history)
     if checkpoint:
         # transformers divides what this process lost and took by the steps of the whole run.
         metrics = {key: value for key, value in metrics.items() if not key.startswith("train_")}
+    if not checkpoint:  # of a run that went on only its end was seen
+        run.update(actual=measure_run(run.read_metrics(), setup.choice.device))
     run.update(status="done", step=state.global_step, num_steps=state.max_steps, metrics=metrics)
     resumed_from = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else None
     return TrainResult(trainer.model, state.global_step, state.max_steps, metrics, resumed_from)
 
 
-def _say_why_unfinished(run: RunFolder, stop: Any, dead: Any) -> None:
+def _say_why_unfinished(run: RunFolder, state: Any, stop: Any, dead: Any) -> None:
+    if state.max_steps and state.global_step >= state.max_steps:
+        return
     if stop.received is not None:
         raise _signalled(run, stop.received)
     if dead.reason:
@@ -154,7 +172,7 @@ def _has_experts(model: Any) -> bool:
 def _sped_up(setup: Setup, trainer: Any, notify: Callable[[str], None]) -> Iterator[None]:
     """Inside, the trainer does the same work in less time."""
     from tunesmith.train.batches import bring_aside
-    from tunesmith.train.captured import WORTH_CAPTURING, Captured
+    from tunesmith.train.captured import Captured
     from tunesmith.train.lora_linear import merge_products
 
     choice, models = setup.choice, read_models(trainer)

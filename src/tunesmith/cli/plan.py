@@ -1,0 +1,168 @@
+"""`tunesmith plan`: memory, time and money of a run before it is paid for."""
+
+from __future__ import annotations
+
+import os
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tunesmith.cli.config_flags import with_config_flags
+from tunesmith.cli.library_log import libraries_logged
+from tunesmith.cli.output import DebugFlag, JsonFlag, Output, verb
+from tunesmith.cli.plain_help import PlainHelpCommand
+from tunesmith.cli.plan_view import comparison, document, facts_table, job_command, verdict
+from tunesmith.cli.progress import ProgressView
+from tunesmith.config.loading import LoadedConfig, load_config
+from tunesmith.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tunesmith.train.planning import Outlook, Task
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+EXIT_REFUSED = 3
+NumRows = Annotated[
+    int | None, typer.Option(min=1, help="Rows to train on, in place of --dataset.", show_default=False)
+]
+MeanTokens = Annotated[
+    float | None,
+    typer.Option(
+        min=1, help="Mean tokens of a row (pairs: both texts), in place of --dataset.", show_default=False
+    ),
+]
+Hardware = Annotated[
+    str, typer.Option(metavar="NAME", help="A machine of the table, such as h200; all; or this one: local.")
+]
+
+
+@app.command(cls=PlainHelpCommand)
+@with_config_flags
+def plan(
+    run_yaml: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="Settings as a file.")] = None,
+    method: Annotated[str | None, typer.Option(help="How to train (default: the file's, or sft).")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, also trl.KEY=VALUE. May be repeated."),
+    ] = None,
+    num_rows: NumRows = None,
+    mean_tokens: MeanTokens = None,
+    hardware: Hardware = "local",
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Do a few real steps here, and predict from those.")
+    ] = False,
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+    **flags: Any,
+) -> None:
+    """Predict memory, time and money of a run, and choose how it is best done.
+
+    Exit code 0: it fits, and is within its budget. 3: it isn't; the plan is shown all the same.
+    """
+    with verb("plan", as_json, debug) as out:
+        if (num_rows is None) != (mean_tokens is None):
+            raise ConfigError(
+                "--num-rows and --mean-tokens go together",
+                where="command line",
+                fix="give both, or --dataset",
+            )
+        if num_rows and flags.get("dataset") is None:
+            flags["dataset"] = f"{num_rows} rows"
+        if probe and (hardware != "local" or num_rows):
+            raise ConfigError(
+                "--probe does real steps on this machine and on real rows",
+                where="command line",
+                fix="leave --hardware, --num-rows and --mean-tokens out, and give --dataset",
+            )
+        loaded = load_config(
+            run_yaml=run_yaml, flags={"method": method, **flags}, assignments=assignments or []
+        )
+        by_hand = (num_rows, mean_tokens) if num_rows and mean_tokens else None
+        show_plan(out, loaded, by_hand, hardware, probe=probe)
+
+
+def show_plan(
+    out: Output, loaded: LoadedConfig, by_hand: tuple[int, float] | None, hardware: str, *, probe: bool
+) -> None:
+    """Plan, show, and exit with 3 where no machine that was asked for will do."""
+    from tunesmith.cli.training import placed
+    from tunesmith.train.planning import rows_by_hand, rows_of_data, task_of
+
+    config = loaded.config
+    with placed(loaded.provenance), libraries_logged(), ProgressView(out) as view:
+        rows = rows_by_hand(config, *by_hand) if by_hand else rows_of_data(config)
+        task = task_of(config, rows)
+        if probe:
+            outlooks, prices = [_probed_here(loaded, task, view)], None
+        elif hardware == "local":
+            outlooks, prices = [_here(task)], None
+        else:
+            outlooks, prices = _there(task, hardware)
+    if not outlooks:
+        raise ConfigError(
+            f"the memory of {hardware} isn't known", where="hardware", fix="tunesmith plan --hardware all"
+        )
+    best = cheapest(outlooks)
+    if len(outlooks) > 1:
+        out.table(comparison(outlooks))
+        out.data("")
+    out.table(facts_table(task, best))
+    for line in verdict(outlooks, best):
+        out.data(line)
+    if job := job_command(task, best):
+        out.data(f"\n{job}")
+    if prices:
+        out.say(prices)
+    out.document("refused" if best.faults else "done", **document(task, best, outlooks), prices=prices)
+    if best.faults:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def cheapest(outlooks: list[Outlook]) -> Outlook:
+    """The plan to follow: of those without a fault the cheapest, or the fastest where nothing has a price."""
+
+    def order(each: Outlook) -> tuple[bool, float, float]:
+        cost, duration = each.plan.cost_usd, each.plan.duration
+        seconds = duration.expected if duration else float("inf")
+        return bool(each.faults), cost["expected"] if cost else float("inf"), seconds
+
+    return min(outlooks, key=order)
+
+
+def _here(task: Task) -> Outlook:
+    from tunesmith.plan.facts import machine_here
+    from tunesmith.plan.learned import learned_here
+    from tunesmith.train.planning import facts_here, outlook
+
+    facts = facts_here(task)
+    return outlook(task, facts, machine_here(facts), learned=learned_here(facts.device_name))
+
+
+def _probed_here(loaded: LoadedConfig, task: Task, view: ProgressView) -> Outlook:
+    from tunesmith.plan.facts import machine_here
+    from tunesmith.train.planning import outlook
+    from tunesmith.train.probe import probe_steps
+    from tunesmith.train.setup import set_up
+
+    setup = set_up(loaded.config, view)
+    probe = probe_steps(setup, view)
+    return outlook(task, setup.machine, machine_here(setup.machine), probe=probe)
+
+
+def _there(task: Task, hardware: str) -> tuple[list[Outlook], str]:
+    """The plans for a named machine, or for all of the table, and how old the prices are."""
+    from tunesmith.plan.hardware import current_machines, machine
+    from tunesmith.train.planning import facts_there, outlook
+
+    if hardware != "all":
+        machine(hardware)  # a wrong name is said before anything is asked
+    current = current_machines(os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"), today=date.today())
+    named = current.machines.values() if hardware == "all" else [current.machines[hardware]]
+    found = []
+    for each in named:
+        facts = facts_there(task, each)
+        if facts is not None:
+            found.append(outlook(task, facts, each))
+    return found, current.says

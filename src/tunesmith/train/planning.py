@@ -1,0 +1,134 @@
+"""From a configuration to what the planner needs of it: no weight is loaded, and torch only to measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from tunesmith.config.run_config import RunConfig
+from tunesmith.plan.base import AS_LLAMA, Base, read_base
+from tunesmith.plan.calibration import constant
+from tunesmith.plan.choice import share_out
+from tunesmith.plan.duration import Probe
+from tunesmith.plan.facts import MachineFacts, facts_of
+from tunesmith.plan.hardware import LOCAL, Machine
+from tunesmith.plan.parameters import count_lora
+from tunesmith.plan.planner import Learned, Plan, plan_run
+from tunesmith.plan.refusal import changes_that_help, does_not_fit, over_budget
+from tunesmith.plan.workload import Lengths
+from tunesmith.train.machine import count_gpus, probe_machine
+from tunesmith.train.method_trainer import MethodTrainer, RowCounts
+from tunesmith.train.origin import origin_of
+from tunesmith.train.trainers import TRAINERS
+from tunesmith.train.workload import workload_of
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be trained: it can be planned for any machine."""
+
+    config: RunConfig
+    method: MethodTrainer
+    base: Base
+    num_lora_params: int
+    rows: RowCounts
+
+    @property
+    def num_trainable_params(self) -> int:
+        """Numbers that are trained."""
+        return self.num_lora_params if self.config.has_adapter else self.base.parameters.total
+
+
+class Outlook(NamedTuple):
+    """A plan for one machine: what stands in its way, and what would change that."""
+
+    machine: Machine
+    plan: Plan
+    faults: tuple[str, ...]
+    changes: tuple[str, ...]
+
+
+def task_of(config: RunConfig, rows: RowCounts) -> Task:
+    """The sizes of the base model beside the rows.
+
+    Raises:
+        ModelError, DownloadError: nothing can be told of the model.
+        ConfigError: a LoRA target matches no layer.
+    """
+    origin = origin_of(config)
+    base = read_base(origin.model, origin.revision, trust_remote_code=config.trust_remote_code)
+    # A family that is planned as Llama's has modules of other names.
+    targets = "all-linear" if AS_LLAMA in base.source else config.lora_target_modules
+    num_lora = count_lora(base.architecture, config.lora_r, targets) if config.has_adapter else 0
+    return Task(config, TRAINERS[config.trainer], base, num_lora, rows)
+
+
+def rows_by_hand(config: RunConfig, num_rows: int, mean_tokens: float) -> RowCounts:
+    """Rows of which only number and mean are known; nothing is known of what carries no loss."""
+    lengths = Lengths.by_hand(num_rows, mean_tokens, config.max_length)
+    num_eval = int(config.test_size or 0)
+    if config.test_size and config.test_size < 1:
+        num_eval = round(num_rows * config.test_size)
+    return RowCounts(num_rows - num_eval, lengths.mean, lengths.deviation, lengths.longest, 1.0, num_eval)
+
+
+def rows_of_data(config: RunConfig) -> RowCounts:
+    """Rows as the data stage reads, checks and tokenises them.
+
+    Raises:
+        TunesmithError: the data or the tokenizer can't be read, or can't be trained on.
+    """
+    from tunesmith.data.chat_templates import put_in_chat_template
+    from tunesmith.data.prepare import prepare_data
+    from tunesmith.data.tokenizer import load_tokenizer
+
+    origin = origin_of(config)
+    tokenizer = load_tokenizer(config, origin.tokenizer, origin.revision)
+    put_in_chat_template(tokenizer, config.chat_template)
+    return RowCounts.of(prepare_data(config, tokenizer).report)
+
+
+def facts_there(task: Task, machine: Machine) -> MachineFacts | None:
+    """A machine of the table as the task would find it; None where the table lacks its memory."""
+    num_chips = machine.num_chips if machine.chip and machine.chip.kind != "cpu" else 0
+    # How many processes the run's own machine should have says nothing of this one.
+    config = task.config.model_copy(update={"num_processes": None})
+    return facts_of(machine, share_out(config, num_chips, task.method.smallest_micro_batch))
+
+
+def facts_here(task: Task) -> MachineFacts:
+    """This machine, measured with torch.
+
+    Raises:
+        ConfigError: the device that was asked for isn't here.
+    """
+    number = share_out(task.config, count_gpus(task.config.device), task.method.smallest_micro_batch)
+    return replace(probe_machine(task.config.device), num_devices=number)
+
+
+def outlook(
+    task: Task,
+    facts: MachineFacts,
+    machine: Machine,
+    *,
+    learned: Learned | None = None,
+    probe: Probe | None = None,
+) -> Outlook:
+    """The plan for a machine, with what stands in its way.
+
+    Raises:
+        ConfigError: the configuration can't be run on it, or its budget can't be judged.
+    """
+    config, base = task.config, task.base
+    workload = workload_of(task.method, config, base, task.num_lora_params, task.rows, facts.num_devices)
+    # A rented machine begins without the model.
+    num_bytes = 0 if machine.name == LOCAL else base.stored_bytes or 2 * base.parameters.total
+    download_s = num_bytes / (constant("run.network") * 1e9)
+    plan = plan_run(
+        config, facts, machine, base, workload, learned=learned, probe=probe, download_s=download_s
+    )
+    faults = list(over_budget(plan, config))
+    if no_room := does_not_fit(plan, facts, strictly=True):
+        faults.insert(0, no_room)
+    changes = changes_that_help(plan, config, facts, machine, base) if faults else []
+    return Outlook(machine, plan, tuple(faults), tuple(changes))

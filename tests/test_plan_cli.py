@@ -1,0 +1,238 @@
+"""`tunesmith plan`, and the plan that `tunesmith train` makes: predictions, refusals, what came of them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from method_data import options_for, write_method_data
+from running import Ran, tunesmith
+
+from tunesmith.plan.hardware import machines
+from tunesmith.plan.learned import learned_from
+
+# Qwen2.5-7B and -0.5B, from their published config.json.
+QWEN_7B = {
+    "model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28,
+    "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152_064,
+    "max_position_embeddings": 131_072, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+}  # fmt: skip
+QWEN_HALF_B = QWEN_7B | {
+    "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+    "num_key_value_heads": 2, "vocab_size": 151_936, "tie_word_embeddings": True,
+}  # fmt: skip
+KEYS = {"num_params", "num_trainable_params", "hardware", "fits", "memory_gib", "duration_s", "cost_usd",
+        "timeout_s", "choice", "reasons"}  # fmt: skip
+BY_HAND = ("--num-rows", "10000", "--mean-tokens", "400")
+ON_80_GB = ("--hardware", "runpod-h100-sxm")
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def model_folder(name: str, config: dict[str, Any]) -> Path:
+    folder = Path(name)
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def plan(*arguments: str | Path) -> Ran:
+    return tunesmith("plan", *arguments, "--json")
+
+
+def test_a_config_json_is_enough_and_torch_is_never_asked():
+    folder = model_folder("qwen", QWEN_7B)
+    code = (
+        "import sys; from tunesmith.cli.app import run;"
+        f"code = run(['plan', '--model', {str(folder)!r}, *{BY_HAND!r}, *{ON_80_GB!r}, '--json']);"
+        "heavy = {'torch', 'transformers', 'datasets', 'trl', 'peft'} & set(sys.modules);"
+        "sys.exit(code or (f'loaded {heavy}' if heavy else 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.keys() >= KEYS
+    assert (found["num_params"], found["status"]) == (7_615_616_512, "done")
+    for three in (found["memory_gib"], found["duration_s"], found["cost_usd"]):
+        assert 0 < three["low"] < three["expected"] < three["high"]
+    assert sum(found["memory_gib"]["items"].values()) == pytest.approx(found["memory_gib"]["expected"], 0.01)
+    hourly = machines()["runpod-h100-sxm"].price_usd_per_hour
+    assert hourly
+    assert found["cost_usd"]["expected"] == pytest.approx(
+        found["duration_s"]["expected"] / 3600 * hourly, 0.01
+    )
+    assert found["timeout_s"] > found["duration_s"]["high"]
+
+
+def test_what_does_not_fit_is_refused_with_a_change_that_makes_it_fit():
+    asked = ("--model", model_folder("qwen", QWEN_7B), *BY_HAND, *ON_80_GB, "--tuning")
+    refused = plan(*asked, "full")
+    assert (refused.code, refused.document["status"]) == (3, "refused")
+    assert refused.document.keys() >= KEYS
+    assert "does not fit" in refused.document["faults"][0]
+    assert "--tuning lora" in refused.document["changes"]
+    assert plan(*asked, "lora").code == 0
+
+
+@pytest.mark.parametrize(("limit", "number"), [("max_cost_usd", 0.5), ("max_hours", 0.15)])
+def test_a_budget_refuses_with_the_number_of_steps_that_it_allows(limit: str, number: float):
+    asked = ("--model", model_folder("qwen", QWEN_7B), *BY_HAND, *ON_80_GB)
+    given = ("--set", f"budget.{limit}={number}")
+    refused = plan(*asked, *given)
+    assert refused.code == 3
+    assert f"budget.{limit}" in refused.document["faults"][0]
+    flag, steps = refused.document["changes"][0].split()
+    assert flag == "--max-steps"
+    assert plan(*asked, *given, flag, steps).code == 0
+    assert plan(*asked, *given, flag, str(int(int(steps) * 1.1))).code == 3
+    assert plan(*asked, "--set", f"budget.{limit}=1000").code == 0
+
+
+def test_a_memory_budget_is_kept_to_by_a_smaller_configuration():
+    asked = ("--model", model_folder("qwen", QWEN_7B), *BY_HAND, *ON_80_GB)
+    large, small = plan(*asked), plan(*asked, "--set", "budget.max_memory_gib=24")
+    assert (large.code, small.code) == (0, 0)
+    assert small.document["memory_gib"]["expected"] < 24 < large.document["memory_gib"]["expected"]
+    assert large.document["duration_s"]["expected"] < small.document["duration_s"]["expected"]
+    assert plan(*asked, "--set", "budget.max_memory_gib=10").code == 3
+
+
+def test_all_hardware_is_compared_and_what_will_not_do_says_why():
+    asked = ("--model", model_folder("qwen", QWEN_7B), *BY_HAND, "--hardware", "all")
+    found = plan(*asked).document
+    good = [each for each in found["machines"] if not each["faults"]]
+    bad = [each for each in found["machines"] if each["faults"]]
+    assert good
+    assert {"t4-small", "cpu-basic"} <= {each["hardware"] for each in bad}
+    assert all("does not fit" in each["faults"][0] for each in bad)
+    costs = {each["hardware"]: each["cost_usd"]["expected"] for each in good if each["cost_usd"]}
+    assert found["hardware"] == min(costs, key=lambda name: costs[name])
+    shown = tunesmith("plan", *asked)
+    marked = {word: line.split()[0] for line in shown.out.splitlines() for word in ("cheapest", "fastest")
+              if line.rstrip().endswith(word)}  # fmt: skip
+    assert marked["cheapest"] == found["hardware"]
+    seconds = {each["hardware"]: each["duration_s"]["expected"] for each in good}
+    assert marked["fastest"] == min(seconds, key=lambda name: seconds[name])
+    assert "built-in table" in shown.err
+
+
+def test_more_gpus_share_the_batch_and_take_less_time():
+    asked = ("--model", model_folder("qwen", QWEN_7B), *BY_HAND, "--hardware")
+    one, four = plan(*asked, "h200").document, plan(*asked, "h200x4").document
+    assert (one["num_devices"], four["num_devices"]) == (1, 4)
+    assert four["duration_s"]["expected"] < one["duration_s"]["expected"]
+    assert four["choice"]["per_device_train_batch_size"] * four["choice"]["gradient_accumulation_steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--num-rows", "10"), "--num-rows and --mean-tokens go together"),
+        ((*BY_HAND, "--probe"), "--probe does real steps on this machine"),
+        ((*BY_HAND, "--hardware", "h1000"), "there is no hardware 'h1000'"),
+        ((*BY_HAND, "--set", "budget.hours=2"), "there is no key 'budget.hours'"),
+        ((*BY_HAND, "--set", "budget.max_hours=-1"), "budget.max_hours"),
+        ((*BY_HAND, "--hardware", "rtx-4090", "--set", "budget.max_cost_usd=1"), "what this machine costs"),
+        ((), "dataset is missing"),
+    ],
+)
+def test_odd_requests_are_refused_with_a_next_step(arguments: tuple[str, ...], said: str):
+    refused = plan("--model", model_folder("qwen", QWEN_HALF_B), *arguments)
+    assert refused.code == 2
+    assert said in refused.document["error"]["message"]
+    assert refused.document["error"]["fix"]
+
+
+def test_a_price_of_ones_own_makes_hours_into_dollars():
+    asked = ("--model", model_folder("qwen", QWEN_HALF_B), *BY_HAND, "--hardware", "rtx-4090")
+    found = plan(*asked, "--set", "budget.usd_per_hour=0.5").document
+    assert found["cost_usd"]["expected"] == pytest.approx(found["duration_s"]["expected"] / 7200, 0.01)
+
+
+def test_a_plan_of_real_rows_is_what_the_training_takes(tiny_model: Path, tmp_path: Path):
+    write_method_data(tmp_path)
+    options = options_for("sft", tiny_model)
+    planned = plan("--method", "sft", *[each for each in options if each != "sft"]).document
+    dry = tunesmith(
+        "train", "sft", *[each for each in options if each != "sft"], "--dry-run", "--json"
+    ).document
+    assert planned["num_params"] == dry["model"]["num_params"]
+    assert planned["num_trainable_params"] == dry["model"]["num_trainable_params"]
+    assert planned["num_steps"] == dry["num_steps"]
+    assert planned["choice"]["per_device_train_batch_size"] == dry["choice"]["per_device_train_batch_size"]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("given", ["budget.max_hours=0.0001", "budget.max_memory_gib=0.1"])
+def test_training_over_budget_is_refused_before_anything_is_written(
+    tiny_model: Path, tmp_path: Path, given: str
+):
+    write_method_data(tmp_path)
+    before = set(tmp_path.iterdir())
+    refused = tunesmith("train", *options_for("sft", tiny_model), "--set", given, "--json")
+    assert (refused.code, refused.document["status"]) == (3, "refused")
+    assert given.partition("=")[0] in refused.document["error"]["message"]
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_run_keeps_what_it_took_beside_its_plan_and_the_next_plan_learns_from_it(
+    tiny_model: Path, tmp_path: Path
+):
+    write_method_data(tmp_path)
+    options = options_for("sft", tiny_model)
+    before = plan(*options[1:]).document if options[0] == "sft" else plan(*options).document
+    done = tunesmith("train", *options, "--json")
+    assert done.code == 0, done.err
+    record = json.loads((Path(done.document["run"]) / "run.json").read_text())
+    actual = record["actual"]
+    assert 0 < actual["step_s"] < actual["duration_s"]
+    assert 0 < actual["peak_memory_gib"] < 64
+    shown = tunesmith("show", done.document["run"]).out
+    assert "planned" in shown
+    after = plan(*options[1:]).document if options[0] == "sft" else plan(*options).document
+    factor = actual["step_s"] / record["plan"]["step_s"]["expected"]
+    steps = [each["duration_s"]["items"]["steps"] for each in (before, after)]
+    assert steps[1] / steps[0] == pytest.approx(factor, rel=0.05)
+
+
+def test_only_runs_of_the_same_device_teach_and_the_median_of_them():
+    def record(device: str, estimated: float, measured: float) -> dict[str, Any]:
+        return {
+            "machine": {"device_name": device},
+            "plan": {"step_s": {"expected": estimated}},
+            "actual": {"step_s": measured},
+        }
+
+    runs = [record("A", 1.0, 1.2), record("B", 1.0, 9.0), record("A", 2.0, 2.8), record("A", 1.0, 30.0), {}]
+    learned = learned_from(runs, "A")
+    assert learned
+    assert (learned.factor, learned.num_runs) == (pytest.approx(1.4), 3)
+    assert learned_from(runs, "C") is None
+
+
+def test_a_probe_does_real_steps_and_leaves_nothing_behind(tiny_model: Path, tmp_path: Path):
+    write_method_data(tmp_path)
+    options = options_for("sft", tiny_model)
+    before = set(tmp_path.iterdir())
+    probed = plan(*options[1:], "--probe")
+    assert probed.code == 0, probed.err
+    assert probed.document["duration_s"]["items"]["steps"] > 0
+    assert {path.name for path in set(tmp_path.iterdir()) - before} <= {"trackio"}
+
+
+def test_the_script_takes_its_ancestors_flags():
+    sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+    try:
+        import estimate_cost
+    finally:
+        sys.path.pop(0)
+    folder = str(model_folder("qwen", QWEN_HALF_B))
+    asked = ["--model", folder, "--dataset-size", "1000", "--epochs=2", *ON_80_GB]
+    assert estimate_cost.main(asked) == 0
+    assert estimate_cost.main([*asked, "--tuning", "full", "--set", "budget.max_memory_gib=4"]) == 3
+    assert estimate_cost.main([]) == 2
