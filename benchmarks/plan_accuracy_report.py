@@ -119,12 +119,25 @@ def predict(found: Mapping[str, Any]) -> Predicted:
     step = estimate_step(*parts, machine)
     known_step = step
     if tokens := found.get("tokens_of_steps"):
-        usual = statistics.median(tokens[NUM_WARM:]) / row.accumulation
+        usual = middle_of(found["device"], tokens[NUM_WARM:]) / row.accumulation
         texts = workload.texts_per_row
         width = lengths.longest_of(row.micro_batch) / texts
         batch = laid_out(usual, width, row.micro_batch * texts, how.attention)
         known_step = estimate_step(*parts, machine, batch=batch)
     return Predicted(memory, known, step, known_step, parameters.total)
+
+
+def middle_of(device: str, judged: list[float]) -> float:
+    """What a step usually is: on GPUs the median, for some steps capture; on a CPU, where nothing else takes
+    time and a step is as long as its tokens, the mean."""
+    return statistics.fmean(judged) if device == "CPU" else statistics.median(judged)
+
+
+def step_seconds(found: Mapping[str, Any]) -> float:
+    """A row's step, as measured."""
+    if found["device"] != "CPU":
+        return found["step_s"]
+    return middle_of("CPU", found["steps_s"][NUM_WARM - NUM_STEPS :])
 
 
 def probe_seconds(found: Mapping[str, Any]) -> tuple[float, float]:
@@ -207,7 +220,7 @@ def errors_of(rows: list[dict[str, Any]]) -> _Errors:
             errors.false_fits += [row.name] if fits else []
             errors.lines.append(f"| {row.name} | out of memory | {told.memory.needed:.1f} | | | | | |")
             continue
-        peak, step = found.get("peak_gib"), found["step_s"]
+        peak, step = found.get("peak_gib"), step_seconds(found)
         if peak:
             if not fits:
                 had_room = peak + found["context_gib"] <= (1 - MARGIN) * total
@@ -279,6 +292,7 @@ def _of_device(device: str, rows: list[dict[str, Any]], probes: list[dict[str, A
 
 
 # What may be fitted.
+FITTED_ON_CPU = ("cpu.products_fp32", "cpu.products_bf16")
 FITTED = (
     "gpu.products", "gpu.products_half", "gpu.elementwise", "gpu.pass", "gpu.replay",
     "gpu.launch_layer", "gpu.launch_adapters", "gpu.launch_again", "gpu.decode_layer",
@@ -315,21 +329,39 @@ def fitted(loss: Callable[[Mapping[str, float]], float], start: Mapping[str, flo
 def fit(rows: list[dict[str, Any]]) -> str:
     """Better constants from the calibration half: those of steps by a search, memory's by means."""
     chosen = [row for row in usable(rows, True) if "step_s" in row]
-    if not chosen:
-        return "no rows of the calibration half yet"
+    on_cpu = [row for row in chosen if row["device"] == "CPU"]
+    told = [
+        _fit_steps(some, names)
+        for some, names in ((_without(chosen, on_cpu), FITTED), (on_cpu, FITTED_ON_CPU))
+        if some
+    ]
+    return "\n".join([*told, *_fit_memory(chosen)]) or "no rows of the calibration half yet"
+
+
+def _without(rows: list[dict[str, Any]], some: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row not in some]
+
+
+def _fit_steps(rows: list[dict[str, Any]], names: tuple[str, ...]) -> str:
+    """Constants of steps, by a search."""
 
     def loss(values: Mapping[str, float]) -> float:
         with constants_as(values):
-            told = [(predict(row).known_step.expected, row["step_s"]) for row in chosen]
+            told = [(predict(row).known_step.expected, step_seconds(row)) for row in rows]
         off = [min(1.0, abs(math.log(step / real))) for step, real in told]
         # Not the mean alone: no single row may be far off.
         return statistics.fmean(off) + math.sqrt(statistics.fmean(each**2 for each in off)) / 2
 
-    start = {name: calibration.constant(name) for name in FITTED}
+    start = {name: calibration.constant(name) for name in names}
     best = fitted(loss, start)
-    lines = [f"{len(chosen)} rows; loss of steps {loss(start):.3f}, then {loss(best):.3f}"]
-    lines += [f"{name}: {start[name]:g} -> {best[name]:.4g}" for name in FITTED if best[name] != start[name]]
-    on_gpu = [row for row in chosen if "peak_gib" in row]
+    lines = [f"{len(rows)} rows; loss of steps {loss(start):.3f}, then {loss(best):.3f}"]
+    lines += [f"{name}: {start[name]:g} -> {best[name]:.4g}" for name in names if best[name] != start[name]]
+    return "\n".join(lines)
+
+
+def _fit_memory(rows: list[dict[str, Any]]) -> list[str]:
+    """Constants of memory, by means."""
+    lines, on_gpu = [], [row for row in rows if "peak_gib" in row]
     if on_gpu:
         off = [row["peak_gib"] / predict(row).known.allocated - 1 for row in on_gpu]
         slack = [row["reserved_gib"] / row["peak_gib"] - 1 for row in on_gpu if not row["row"]["captured"]]
@@ -341,4 +373,4 @@ def fit(rows: list[dict[str, Any]]) -> str:
             )
         context = statistics.median(row["context_gib"] for row in on_gpu)
         lines.append(f"memory.context_cuda: {context:.2f}")
-    return "\n".join(lines)
+    return lines

@@ -229,7 +229,7 @@ def test_rows_reach_the_model_without_padding_where_the_machine_and_the_loss_all
     choice = choice_of(config_for(**settings), where, SMALL, 1024, **load)
     assert (choice.attention, choice.may_capture) == (attention, may_capture)
     words = {"varlen": "varlen", "blocks": "block mask", "padded": "rows"}
-    assert words[attention] in choice.reasons[-1]
+    assert words[attention] in choice.reasons[2]
 
 
 @pytest.mark.parametrize("num_rows", [8, 16])
@@ -301,9 +301,8 @@ def test_a_budget_in_hours_cannot_be_held_on_a_machine_of_unknown_speed():
     where = dataclasses.replace(H100, device_name="NVIDIA H900")
     config = config_for(budget={"max_hours": 1})
     plan = plan_of(config, where, SMALL, Lengths(1000, 400.0, 100.0, 1024))
-    with pytest.raises(ConfigError, match="isn't known") as refused:
+    with pytest.raises(PlanError, match=r"isn't known.*--probe"):
         refuse_overrun(plan, config, where, machine_here(where), SMALL)
-    assert "--probe" in str(refused.value.fix)
 
 
 def test_training_is_refused_only_where_even_the_low_estimate_is_too_much():

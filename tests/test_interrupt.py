@@ -156,3 +156,25 @@ def test_a_run_stopped_before_its_first_step_is_resumed_from_the_start(place: Pa
     assert resumed.code == 0, resumed.err
     assert "starting from step 0" in resumed.err
     assert record_of(RUN)["status"] == "done"
+
+
+def test_a_run_goes_on_in_the_micro_batches_it_began_with_whatever_its_budget(place: Path, tiny_model: Path):
+    from tunesmith.config.loading import load_config
+    from tunesmith.errors import PlanError
+    from tunesmith.runs.folder import RunFolder
+    from tunesmith.train.setup import set_up
+
+    flags = {"method": "sft", "model": str(tiny_model), "dataset": "chats.jsonl", "global_batch_size": 4}
+    config = load_config(flags=flags, assignments=["trl.report_to=none"], environ={}).config
+    began = set_up(config, lambda event: None)
+    assert began.choice.per_device_train_batch_size == 4
+    # As on a machine that had less memory free.
+    choice = began.choice.as_dict() | {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    run = RunFolder.create(RUN, began.record() | {"choice": choice})
+    budget = config.budget.model_copy(update={"max_hours": 1e-5})
+    config = config.model_copy(update={"budget": budget})
+    with pytest.raises(PlanError):
+        set_up(config, lambda event: None)
+    gone_on = set_up(config, lambda event: None, run)
+    assert gone_on.choice.per_device_train_batch_size == 2
+    assert gone_on.choice.gradient_accumulation_steps == 2

@@ -11,7 +11,7 @@ from method_data import options_for, write_method_data
 from running import Ran, tunesmith
 
 from tunesmith.plan.hardware import machines
-from tunesmith.plan.learned import learned_from
+from tunesmith.plan.learned import Like, learned_from
 
 # Qwen2.5-7B and -0.5B, from their published config.json.
 QWEN_7B = {
@@ -137,7 +137,10 @@ def test_more_gpus_share_the_batch_and_take_less_time():
         ((*BY_HAND, "--hardware", "h1000"), "there is no hardware 'h1000'"),
         ((*BY_HAND, "--set", "budget.hours=2"), "there is no key 'budget.hours'"),
         ((*BY_HAND, "--set", "budget.max_hours=-1"), "budget.max_hours"),
-        ((*BY_HAND, "--hardware", "rtx-4090", "--set", "budget.max_cost_usd=1"), "what this machine costs"),
+        ((*BY_HAND, "--mean-tokens", "inf"), "inf is no number of tokens"),
+        ((*BY_HAND, "--test-size", "50000"), "holds all of"),
+        ((*BY_HAND, "--lora-target-modules", "*_proj"), "is no regular expression"),
+        ((*BY_HAND, "--method", "distillation"), "needs a model to learn from"),
         ((), "dataset is missing"),
     ],
 )
@@ -184,8 +187,8 @@ def test_a_run_keeps_what_it_took_beside_its_plan_and_the_next_plan_learns_from_
     tiny_model: Path, tmp_path: Path
 ):
     write_method_data(tmp_path)
-    options = options_for("sft", tiny_model)
-    before = plan(*options[1:]).document if options[0] == "sft" else plan(*options).document
+    options = [*options_for("sft", tiny_model), "--max-steps", "12"]
+    before = plan(*options[1:]).document
     done = tunesmith("train", *options, "--json")
     assert done.code == 0, done.err
     record = json.loads((Path(done.document["run"]) / "run.json").read_text())
@@ -194,25 +197,124 @@ def test_a_run_keeps_what_it_took_beside_its_plan_and_the_next_plan_learns_from_
     assert 0 < actual["peak_memory_gib"] < 64
     shown = tunesmith("show", done.document["run"]).out
     assert "planned" in shown
-    after = plan(*options[1:]).document if options[0] == "sft" else plan(*options).document
+    after = plan(*options[1:]).document
     factor = actual["step_s"] / record["plan"]["step_s"]["expected"]
     steps = [each["duration_s"]["items"]["steps"] for each in (before, after)]
     assert steps[1] / steps[0] == pytest.approx(factor, rel=0.05)
+    assert any("an earlier run here" in reason for reason in after["reasons"])
 
 
-def test_only_runs_of_the_same_device_teach_and_the_median_of_them():
-    def record(device: str, estimated: float, measured: float) -> dict[str, Any]:
+def test_a_run_too_short_to_tell_teaches_nothing(tiny_model: Path, tmp_path: Path):
+    write_method_data(tmp_path)
+    options = [*options_for("sft", tiny_model), "--max-steps", "1"]
+    before = plan(*options[1:]).document
+    assert tunesmith("train", *options).code == 0
+    assert plan(*options[1:]).document["duration_s"] == before["duration_s"]
+
+
+def test_a_reward_model_has_the_numbers_that_its_training_has(tiny_model: Path, tmp_path: Path):
+    write_method_data(tmp_path)
+    options = options_for("reward", tiny_model)
+    planned = plan("--method", "reward", *options[1:]).document
+    dry = tunesmith("train", *options, "--dry-run", "--json").document
+    assert planned["num_params"] == dry["model"]["num_params"]
+    assert planned["num_trainable_params"] == dry["model"]["num_trainable_params"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--set", "budget.max_cost_usd=50"),
+        ("--precision", "fp16"),
+        ("--set", "trl.per_device_train_batch_size=8"),
+        ("--tuning", "qlora"),
+    ],
+)
+def test_a_machine_that_cannot_do_it_does_not_end_the_comparison(given: tuple[str, ...]):
+    asked = ("--model", model_folder("qwen", QWEN_HALF_B), *BY_HAND, "--hardware", "all")
+    found = plan(*asked, *given)
+    assert found.code == 0, found.document
+    reasons = [fault for each in found.document["machines"] for fault in each["faults"]]
+    assert reasons + list(found.document["other_machines"].values())
+    assert not found.document["hardware"].startswith("cpu")
+    shown = tunesmith("plan", *asked, *given).out
+    assert all(name in shown for name in found.document["other_machines"])
+
+
+def test_prices_of_the_table_stand_where_ones_own_is_given_for_the_others():
+    asked = ("--model", model_folder("qwen", QWEN_HALF_B), *BY_HAND, "--hardware", "all")
+    plain, priced = (
+        plan(*asked, *more).document["machines"] for more in ((), ("--set", "budget.usd_per_hour=2.5"))
+    )
+    before = {each["hardware"]: each["price_usd_per_hour"] for each in plain}
+    after = {each["hardware"]: each["price_usd_per_hour"] for each in priced}
+    assert {name: price or 2.5 for name, price in before.items()} == after
+    assert None in before.values()
+
+
+def test_both_texts_of_a_pair_count_where_rows_are_planned_by_hand(tmp_path: Path):
+    asked = ("--model", model_folder("qwen", QWEN_HALF_B), "--method", "dpo", "--hardware", "h200")
+    short, long = (
+        plan(*asked, "--num-rows", "1000", "--mean-tokens", tokens).document for tokens in ("1024", "1600")
+    )
+    assert long["duration_s"]["items"]["steps"] > 1.3 * short["duration_s"]["items"]["steps"]
+
+
+def test_shorter_answers_are_offered_where_answers_take_the_memory():
+    asked = (
+        "--model",
+        model_folder("qwen", QWEN_HALF_B),
+        "--method",
+        "grpo",
+        "--rewards",
+        "format",
+        *ON_80_GB,
+    )
+    asked += ("--num-rows", "1000", "--mean-tokens", "200")
+    long = ("--max-completion-length", "8192", "--set", "budget.max_memory_gib=6")
+    found = plan(*asked, *long).document
+    assert "--max-completion-length" in "".join(found["changes"])
+    for change in found["changes"]:
+        assert plan(*asked, *long, *change.split()).code == 0, change
+
+
+def test_an_optimizer_that_keeps_less_needs_less():
+    asked = ("--model", model_folder("qwen", QWEN_7B), "--tuning", "full", *BY_HAND, *ON_80_GB)
+    plain, less = plan(*asked).document, plan(*asked, "--set", "trl.optim=adafactor").document
+    assert plain["memory_gib"]["items"]["optimizer"] == pytest.approx(8 * 7.6e9 / 2**30, rel=0.01)
+    assert "optimizer" not in less["memory_gib"]["items"]
+    own = plan(*asked, "--set", "trl.optim=galore_adamw")
+    assert own.code == 0
+    assert any("as without trl.optim" in reason for reason in own.document["reasons"])
+
+
+def test_only_runs_like_it_teach_and_the_median_of_them():
+    def record(measured: float, device: str = "A", method: str = "sft", step: int = 50, size: float = 1e9):
         return {
-            "machine": {"device_name": device},
-            "plan": {"step_s": {"expected": estimated}},
+            "machine": {"device_name": device, "num_devices": 1},
+            "method": method,
+            "config": {"tuning": "lora"},
+            "model": {"num_params": size},
+            "step": step,
+            "plan": {"step_s": {"expected": 1.0}},
             "actual": {"step_s": measured},
         }
 
-    runs = [record("A", 1.0, 1.2), record("B", 1.0, 9.0), record("A", 2.0, 2.8), record("A", 1.0, 30.0), {}]
-    learned = learned_from(runs, "A")
+    like = Like("A", 1, "sft", "lora", 10**9)
+    others = [
+        record(9.0, device="B"),
+        record(9.0, method="dpo"),
+        record(9.0, step=2),
+        record(9.0, size=1e7),
+        {},
+    ]
+    learned = learned_from([record(1.2), record(1.4), record(30.0), *others], like)
     assert learned
     assert (learned.factor, learned.num_runs) == (pytest.approx(1.4), 3)
-    assert learned_from(runs, "C") is None
+    assert learned_from(others, like) is None
+    single = learned_from([record(1.2)], like)
+    assert single
+    assert single.error >= 0.1  # one run doesn't say how far runs lie apart
 
 
 def test_a_probe_does_real_steps_and_leaves_nothing_behind(tiny_model: Path, tmp_path: Path):
@@ -223,6 +325,20 @@ def test_a_probe_does_real_steps_and_leaves_nothing_behind(tiny_model: Path, tmp
     assert probed.code == 0, probed.err
     assert probed.document["duration_s"]["items"]["steps"] > 0
     assert {path.name for path in set(tmp_path.iterdir()) - before} <= {"trackio"}
+
+
+def test_a_probe_needs_no_evaluation_and_no_leave_of_the_estimate(tiny_model: Path, tmp_path: Path):
+    write_method_data(tmp_path)
+    options = options_for("sft", tiny_model)[1:]
+    probed = plan(*options, "--test-size", "2", "--probe", "--set", "budget.max_hours=0.0001")
+    assert probed.code == 3
+    assert "budget.max_hours" in probed.document["faults"][0]
+    assert probed.document["duration_s"]["items"]["steps"] > 0
+    several = plan(*options, "--num-processes", "2", "--device", "cpu", "--probe")
+    assert (several.code, several.document["error"]["fix"]) == (
+        2,
+        "add --num-processes 1, or leave --probe out",
+    )
 
 
 def test_the_script_takes_its_ancestors_flags():

@@ -13,7 +13,7 @@ from tunesmith.cli.config_flags import with_config_flags
 from tunesmith.cli.library_log import libraries_logged
 from tunesmith.cli.output import DebugFlag, JsonFlag, Output, verb
 from tunesmith.cli.plain_help import PlainHelpCommand
-from tunesmith.cli.plan_view import comparison, document, facts_table, job_command, verdict
+from tunesmith.cli.plan_view import comparison, document, facts_table, job_flags, verdict
 from tunesmith.cli.progress import ProgressView
 from tunesmith.config.loading import LoadedConfig, load_config
 from tunesmith.errors import ConfigError
@@ -90,7 +90,7 @@ def show_plan(
     from tunesmith.cli.training import placed
     from tunesmith.train.planning import rows_by_hand, rows_of_data, task_of
 
-    config = loaded.config
+    config, others = loaded.config, {}
     with placed(loaded.provenance), libraries_logged(), ProgressView(out) as view:
         rows = rows_by_hand(config, *by_hand) if by_hand else rows_of_data(config)
         task = task_of(config, rows)
@@ -99,34 +99,39 @@ def show_plan(
         elif hardware == "local":
             outlooks, prices = [_here(task)], None
         else:
-            outlooks, prices = _there(task, hardware)
+            outlooks, others, prices = _there(task, hardware)
     if not outlooks:
         raise ConfigError(
             f"the memory of {hardware} isn't known", where="hardware", fix="tunesmith plan --hardware all"
         )
     best = cheapest(outlooks)
     if len(outlooks) > 1:
-        out.table(comparison(outlooks))
+        out.table(comparison(outlooks, others))
         out.data("")
     out.table(facts_table(task, best))
     for line in verdict(outlooks, best):
         out.data(line)
-    if job := job_command(task, best):
+    if job := job_flags(best):
         out.data(f"\n{job}")
     if prices:
         out.say(prices)
-    out.document("refused" if best.faults else "done", **document(task, best, outlooks), prices=prices)
+    out.document(
+        "refused" if best.faults else "done", **document(task, best, outlooks, others), prices=prices
+    )
     if best.faults:
         raise typer.Exit(EXIT_REFUSED)
 
 
 def cheapest(outlooks: list[Outlook]) -> Outlook:
-    """The plan to follow: of those without a fault the cheapest, or the fastest where nothing has a price."""
+    """The plan to follow: of those without a fault the cheapest, or the fastest where nothing has a price; of
+    others one that a change would help, and that lacks least."""
 
-    def order(each: Outlook) -> tuple[bool, float, float]:
-        cost, duration = each.plan.cost_usd, each.plan.duration
+    def order(each: Outlook) -> tuple[bool, bool, float, float, float]:
+        cost, duration, plan = each.plan.cost_usd, each.plan.duration, each.plan
         seconds = duration.expected if duration else float("inf")
-        return bool(each.faults), cost["expected"] if cost else float("inf"), seconds
+        lacks = plan.memory.needed / max(plan.free_gib, 0.1) if each.faults and not plan.fits else 0.0
+        no_help = bool(each.faults) and not each.changes
+        return bool(each.faults), no_help, lacks, cost["expected"] if cost else float("inf"), seconds
 
     return min(outlooks, key=order)
 
@@ -137,32 +142,44 @@ def _here(task: Task) -> Outlook:
     from tunesmith.train.planning import facts_here, outlook
 
     facts = facts_here(task)
-    return outlook(task, facts, machine_here(facts), learned=learned_here(facts.device_name))
+    return outlook(task, facts, machine_here(facts), learned=learned_here(task.like(facts)))
 
 
 def _probed_here(loaded: LoadedConfig, task: Task, view: ProgressView) -> Outlook:
     from tunesmith.plan.facts import machine_here
-    from tunesmith.train.planning import outlook
+    from tunesmith.train.planning import facts_here, outlook
     from tunesmith.train.probe import probe_steps
     from tunesmith.train.setup import set_up
 
-    setup = set_up(loaded.config, view)
+    if (number := facts_here(task).num_devices) > 1:
+        raise ConfigError(
+            f"--probe does its steps in one process, and this run would have {number}",
+            where="command line",
+            fix="add --num-processes 1, or leave --probe out",
+        )
+    setup = set_up(loaded.config, view, judge=False)
     probe = probe_steps(setup, view)
     return outlook(task, setup.machine, machine_here(setup.machine), probe=probe)
 
 
-def _there(task: Task, hardware: str) -> tuple[list[Outlook], str]:
-    """The plans for a named machine, or for all of the table, and how old the prices are."""
+def _there(task: Task, hardware: str) -> tuple[list[Outlook], dict[str, str], str]:
+    """The plans for a named machine, or for all of the table; the machines that can't do this run, with the
+    reason; and how old the prices are."""
     from tunesmith.plan.hardware import current_machines, machine
     from tunesmith.train.planning import facts_there, outlook
 
-    if hardware != "all":
-        machine(hardware)  # a wrong name is said before anything is asked
     current = current_machines(os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"), today=date.today())
-    named = current.machines.values() if hardware == "all" else [current.machines[hardware]]
-    found = []
-    for each in named:
-        facts = facts_there(task, each)
-        if facts is not None:
-            found.append(outlook(task, facts, each))
-    return found, current.says
+    every = current.machines
+    if hardware != "all":
+        every = {hardware: every.get(hardware) or machine(hardware)}
+    found, others = [], {}
+    for name, each in every.items():
+        try:
+            facts = facts_there(task, each)
+            if facts is not None:
+                found.append(outlook(task, facts, each))
+        except ConfigError as error:
+            if hardware != "all":
+                raise
+            others[name] = str(error)
+    return found, others, current.says

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -20,8 +19,10 @@ if TYPE_CHECKING:
 _WORTH_SAYING = 0.01
 
 
-def document(task: Task, best: Outlook, outlooks: Sequence[Outlook]) -> dict[str, Any]:
-    """The keys of `--json`: the plan to follow, and of several machines a line each."""
+def document(
+    task: Task, best: Outlook, outlooks: Sequence[Outlook], others: Mapping[str, str]
+) -> dict[str, Any]:
+    """The keys of `--json`: the plan to follow, and of several machines a line each; `others` can't do it."""
     found = {
         "num_params": task.base.parameters.total,
         "num_trainable_params": task.num_trainable_params,
@@ -37,12 +38,14 @@ def document(task: Task, best: Outlook, outlooks: Sequence[Outlook]) -> dict[str
             {
                 "hardware": each.machine.name,
                 "provider": each.machine.provider,
+                "num_devices": each.plan.configuration.num_devices,
                 "faults": list(each.faults),
                 "changes": list(each.changes),
                 **each.plan.as_dict(),
             }
             for each in outlooks
         ]
+        found["other_machines"] = dict(others)
     return found
 
 
@@ -71,8 +74,8 @@ def facts_table(task: Task, found: Outlook) -> Table:
     return table
 
 
-def comparison(outlooks: Sequence[Outlook]) -> Table:
-    """All machines: those that will do by cost, then the others with the reason."""
+def comparison(outlooks: Sequence[Outlook], others: Mapping[str, str]) -> Table:
+    """All machines: those that will do by cost, then those that won't, with the reason."""
     table = Table(box=None, padding=(0, 1))
     table.add_column("hardware", style="bold", no_wrap=True)
     for name in ("GiB", "time", "cost"):
@@ -85,12 +88,14 @@ def comparison(outlooks: Sequence[Outlook]) -> Table:
         reason = "; ".join(each.faults) + (f". It would with {each.changes[0]}" if each.changes else "")
         table.add_row(
             escape(each.machine.name),
-            f"{plan.memory.needed:.1f} of {plan.free_gib:.0f}",
+            f"{plan.beside_context_gib:.1f} of {plan.free_gib:.0f}",
             duration_text(duration.expected) if duration else "",
             f"${cost['expected']:.2f}" if cost else "",
             escape(reason or marks.get(each.machine.name, "")),
             style="dim" if each.faults else None,
         )
+    for name, reason in others.items():
+        table.add_row(escape(name), "", "", "", escape(reason), style="dim")
     return table
 
 
@@ -107,15 +112,12 @@ def verdict(outlooks: Sequence[Outlook], best: Outlook) -> Iterable[str]:
         yield "  next: tunesmith plan --hardware all  lists the machines that will do"
 
 
-def job_command(task: Task, found: Outlook) -> str:
-    """The command that has one of the scripts run there, where the machine is a job service's."""
+def job_flags(found: Outlook) -> str:
+    """What to ask Hugging Face Jobs for, where the machine is theirs."""
     timeout = found.plan.timeout_s
     if found.machine.provider != HF_JOBS or timeout is None or found.faults:
         return ""
-    names = {"MODEL": task.config.model, "DATASET": task.config.dataset}
-    given = "".join(f" --env {name}={value}" for name, value in names.items() if _is_hub_id(value))
-    start = f"hf jobs uv run --flavor {found.machine.name} --timeout {_asked(timeout)}"
-    return f"{start} --secrets HF_TOKEN{given} scripts/train_production.py"
+    return f"on Hugging Face Jobs: --flavor {found.machine.name} --timeout {_asked(timeout)}"
 
 
 def _by_cost(each: Outlook) -> tuple[float, float]:
@@ -138,15 +140,19 @@ def _marks(good: Sequence[Outlook]) -> dict[str, str]:
 def _hardware(found: Outlook) -> str:
     machine, devices = found.machine, found.plan.configuration.num_devices
     chip = machine.chip.name if machine.chip else "a chip that the table doesn't have"
-    if machine.chip and machine.chip.kind == "cpu":
-        return f"{machine.name}: {quantity(machine.vcpus or 1, 'CPU core')}"
     price = f", ${machine.price_usd_per_hour:g} an hour" if machine.price_usd_per_hour is not None else ""
+    if machine.chip and machine.chip.kind == "cpu":
+        return f"{machine.name}: {quantity(machine.vcpus or 1, 'CPU core')}{price}"
     return f"{machine.name}: {devices} x {chip}{price}"
 
 
 def _memory(plan: Plan) -> str:
+    """In all, its context included, which is no part of what is free."""
     memory = plan.memory
-    return f"{memory.expected:.1f} GiB ({memory.low:.1f} to {memory.high:.1f}) of {plan.free_gib:.1f} free"
+    context = memory.items.get("context", 0.0)
+    return (
+        f"{memory.expected:.1f} GiB ({memory.low:.1f} to {memory.high:.1f}) of {plan.free_gib + context:.1f}"
+    )
 
 
 def _items(items: Any, form: str) -> str:
@@ -173,15 +179,13 @@ def _cost(plan: Plan) -> str:
 def _timeout(plan: Plan) -> str:
     if plan.timeout_s is None or plan.price_usd_per_hour is None:
         return ""
-    safe = plan.last_checkpoint_s
-    told = f"; the last checkpoint is there after {duration_text(safe)}" if safe else ""
+    safe, every = plan.last_checkpoint_s, plan.checkpoint_every_s
+    told = ""
+    if safe and every:
+        told = f"; a checkpoint every {duration_text(every)}, the last after {duration_text(safe)}"
     return f"ask for {_asked(plan.timeout_s)}{told}"
 
 
 def _asked(seconds: int) -> str:
     """A time as Hugging Face Jobs reads it."""
     return f"{seconds // 3600}h" if seconds % 3600 == 0 else f"{seconds // 60}m"
-
-
-def _is_hub_id(name: object) -> bool:
-    return isinstance(name, str) and name.count("/") == 1 and " " not in name and not Path(name).exists()

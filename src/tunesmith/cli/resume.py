@@ -53,6 +53,7 @@ def resume(
                 f"going on from step {newest[1]}" if newest else "no checkpoint yet: starting from step 0"
             )
             run.mark_running()
+            run.update(**setup.way())
             with recorded(run, keep=True):
                 result = train(setup, run, view, checkpoint=newest[0] if newest else None)
         finished(out, run, result)

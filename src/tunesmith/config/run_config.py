@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,6 +219,16 @@ class RunConfig(_Frozen):
     @classmethod
     def _home_folder(cls, value: str | None) -> str | None:
         return str(Path(value).expanduser()) if value and value.startswith("~") else value
+
+    @field_validator("lora_target_modules")
+    @classmethod
+    def _is_an_expression(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(value, str):
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"{value!r} is no regular expression: {error}") from None
+        return value
 
     @field_validator("lora_target_modules", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import ConfigError
 from tunesmith.plan.attention import Attention
 from tunesmith.plan.facts import MachineFacts
+from tunesmith.plan.optimizer import optimizer_bytes
 
 # From so many steps on captured passes earn back the seconds that capturing takes.
 WORTH_CAPTURING = 50
@@ -34,6 +35,14 @@ class Choice:
     def as_dict(self) -> dict[str, Any]:
         """The choice as run.json keeps it."""
         return asdict(self)
+
+
+def not_counted(config: RunConfig) -> tuple[str, ...]:
+    """The arguments of TRL under which memory isn't what the plan counts."""
+    found = [key for key in _OWN_STEP if key != "torch_compile" and config.trl.get(key)]
+    if optimizer_bytes(config.trl.get("optim")) is None:
+        found.append("optim")
+    return tuple(f"trl.{key}" for key in found)
 
 
 def may_capture(config: RunConfig, attention: Attention, checkpointing: bool) -> bool:

@@ -156,7 +156,7 @@ class _Counts:
         return {
             "weights": weights / self.of_weights,
             "lora": 0.0 if self.full else 4.0 * self.trained / self.of_weights,
-            "optimizer": 8.0 * self.trained / self.of_states,
+            "optimizer": work.optimizer_bytes * self.trained / self.of_states,
             "reference or teacher": others / self.of_weights,
             "sampling": self.sampling if self.keeps_sampling else 0.0,
             "gradient buckets": self._buckets(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import ConfigError
@@ -17,6 +17,7 @@ from tunesmith.plan.choice import (
     allowed_micro_batches,
     choose_precision,
     may_capture,
+    not_counted,
 )
 from tunesmith.plan.duration import Duration, Probe, estimate_duration, estimate_step
 from tunesmith.plan.facts import MachineFacts
@@ -43,6 +44,14 @@ class Learned:
     num_runs: int
 
 
+class Kept(NamedTuple):
+    """What a run that goes on did in a step: another micro-batch would be another run where the loss compares
+    the rows of one."""
+
+    micro_batch: int
+    checkpointing: bool
+
+
 @dataclass(frozen=True)
 class Plan:
     """The fastest configuration that fits, with what it takes of each device and in all.
@@ -64,6 +73,11 @@ class Plan:
     pace: Probe | None = None
 
     @property
+    def beside_context_gib(self) -> float:
+        """What has to be free of memory: a process's context is there before."""
+        return self.memory.needed - self.memory.items.get("context", 0.0)
+
+    @property
     def cost_usd(self) -> dict[str, float] | None:
         """US dollars, low, expected and high; None without a price or a duration."""
         if self.duration is None or self.price_usd_per_hour is None:
@@ -80,14 +94,19 @@ class Plan:
 
     @property
     def last_checkpoint_s(self) -> float | None:
-        """Seconds from the start until the last checkpoint is written; None where none is."""
-        number = self.workload.num_checkpoints
-        if self.duration is None or not number:
+        """Seconds from the start until the last checkpoint, that of the last step, is written; None where
+        there is none."""
+        if self.duration is None or not self.workload.num_checkpoints:
+            return None
+        return self.duration.expected - self.duration.items["save"]
+
+    @property
+    def checkpoint_every_s(self) -> float | None:
+        """Seconds between two checkpoints, which is the most that a kill loses; None where there are none."""
+        if self.duration is None or not self.workload.num_checkpoints:
             return None
         items = self.duration.items
-        steps, every = self.workload.num_steps, math.ceil(self.workload.num_steps / number)
-        after = (steps - min(steps, every * number)) / steps * items["steps"]
-        return self.duration.expected - items.get("save", 0.0) - after
+        return (items["steps"] + items["evaluation"] + items["checkpoints"]) / self.workload.num_checkpoints
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as run.json and `--json` have it."""
@@ -103,6 +122,7 @@ class Plan:
             "price_usd_per_hour": self.price_usd_per_hour,
             "timeout_s": self.timeout_s,
             "last_checkpoint_s": self.last_checkpoint_s and round(self.last_checkpoint_s, 1),
+            "checkpoint_every_s": self.checkpoint_every_s and round(self.checkpoint_every_s, 1),
             "choice": self.choice.as_dict(),
             "reasons": list(self.choice.reasons),
         }
@@ -117,42 +137,44 @@ def plan_run(
     *,
     learned: Learned | None = None,
     probe: Probe | None = None,
+    kept: Kept | None = None,
     download_s: float = 0.0,
 ) -> Plan:
     """The fastest predicted configuration that fits `facts.memory_gib`; where none fits the smallest.
 
-    The global batch is the user's and is never changed. `probe` are steps that were really done.
+    The global batch is the user's and is never changed. `probe` are steps that were really done; a run that
+    goes on has `kept` the way it began.
 
     Raises:
         ConfigError: fp16 was asked for on a CPU, or the batch can't be shared as pinned, over the devices, or
             into micro-batches as large as the loss needs them.
     """
-    free = facts.memory_gib
-    if limit := config.budget.max_memory_gib:  # of all that a process takes, its context included
-        free = min(free, max(0.0, limit - constant(f"memory.context_{facts.device}")))
+    free = _free_gib(config, facts)
     precision, why = choose_precision(config, facts)
     attention, how = choose_attention(config, facts, precision, workload.whole_logits)
-    candidates = _candidates(config, facts, workload, precision, attention)
+    candidates = _as_kept(kept, _candidates(config, facts, workload, precision, attention))
     tried = [(each, _memory(base, workload, each, free)) for each in candidates]
     fitting = [each for each, memory in tried if memory.fits(free, MARGIN[facts.device])]
     best = _fastest(fitting, base, workload, machine) if fitting else _smallest(tried)
     memory = next(memory for each, memory in tried if each is best)
     step = _step(base, workload, best, machine)
-    reasons = (why, _fit_sentence(best, memory, facts.memory_gib), how)
-    known = probe
-    if known is None and step and learned:
-        known = Probe(step.expected * learned.factor, 0.0, learned.error)
+    reasons = [why, _fit_sentence(best, memory, free), how]
+    if others := not_counted(config):
+        reasons.append(f"memory is counted as without {' and '.join(others)}")
+    if probe is None and step and learned:
+        probe = Probe(step.expected * learned.factor, 0.0, learned.error)
+        reasons.append(_learned_sentence(learned))
     duration = None
-    if known or step:
+    if probe or step:
         duration = estimate_duration(
-            base.architecture, base.parameters, workload, best, machine, probe=known,
+            base.architecture, base.parameters, workload, best, machine, probe=probe,
             stored_bytes=base.stored_bytes, download_s=download_s,
         )  # fmt: skip
-    price = config.budget.usd_per_hour
+    price = machine.price_usd_per_hour
     return Plan(
         Choice(
             facts.device, precision, best.micro_batch, best.accumulation, best.checkpointing, attention,
-            may_capture(config, attention, best.checkpointing), round(memory.needed, 2), reasons,
+            may_capture(config, attention, best.checkpointing), round(memory.needed, 2), tuple(reasons),
         ),
         best,
         workload,
@@ -161,9 +183,23 @@ def plan_run(
         bool(fitting),
         step,
         duration,
-        machine.price_usd_per_hour if price is None else price,
-        known,
+        config.budget.usd_per_hour if price is None else price,
+        probe,
     )  # fmt: skip
+
+
+def _free_gib(config: RunConfig, facts: MachineFacts) -> float:
+    """What may be taken: the user's limit is of all that a process takes, its context included."""
+    limit = config.budget.max_memory_gib
+    if limit is None:
+        return facts.memory_gib
+    return min(facts.memory_gib, max(0.0, limit - constant(f"memory.context_{facts.device}")))
+
+
+def _as_kept(kept: Kept | None, candidates: list[Configuration]) -> list[Configuration]:
+    """Those that are done as the run began, where there still are any."""
+    same = [each for each in candidates if (each.micro_batch, each.checkpointing) == kept]
+    return same or candidates
 
 
 def _candidates(
@@ -221,7 +257,13 @@ def _fit_sentence(how: Configuration, memory: Memory, free: float) -> str:
     rows = f"{how.micro_batch} {'row' if how.micro_batch == 1 else 'rows'} at a time"
     where = f" on each of {how.num_devices}" if how.num_devices > 1 else ""
     again = ", activations recomputed" if how.checkpointing else ""
-    return f"{rows}{where}: about {max(memory.needed, 0.1):.1f} GiB of {free:.1f} free{again}"
+    need = max(memory.needed - memory.items.get("context", 0.0), 0.1)
+    return f"{rows}{where}: about {need:.1f} GiB of {free:.1f} free{again}"
+
+
+def _learned_sentence(learned: Learned) -> str:
+    runs = "an earlier run here" if learned.num_runs == 1 else f"{learned.num_runs} earlier runs here"
+    return f"time by {runs}: {learned.factor:.2f} times the estimate"
 
 
 def _three(found: Memory | Duration) -> dict[str, float]:
@@ -233,8 +275,8 @@ def _rounded(items: Any, digits: int = 3) -> dict[str, float]:
 
 
 def shorter(workload: Workload, max_length: int) -> Workload:
-    """The same work with rows cut at `max_length` tokens a text."""
-    lengths, longest = workload.lengths, max_length * workload.texts_per_row
+    """The same work with rows cut at `max_length` tokens a text, and what is sampled behind it."""
+    lengths, longest = workload.lengths, max_length * workload.texts_per_row + workload.completion_length
     cut = replace(
         lengths,
         mean=min(lengths.mean, longest),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import ConfigError, PlanError
 from tunesmith.plan.base import Base
+from tunesmith.plan.choice import not_counted
 from tunesmith.plan.facts import MachineFacts
 from tunesmith.plan.hardware import Machine
 from tunesmith.plan.parameters import count_lora
@@ -19,24 +20,13 @@ from tunesmith.plan.workload import Tuning, Workload
 _SHORTEST = 256
 
 
-def refuse_overrun(
-    plan: Plan,
-    config: RunConfig,
-    facts: MachineFacts,
-    machine: Machine,
-    base: Base,
-    *,
-    strictly: bool = False,
-) -> None:
-    """Make sure that the run may start; `strictly` holds it to the margin of the estimate as well.
+def refuse_overrun(plan: Plan, config: RunConfig, facts: MachineFacts, machine: Machine, base: Base) -> None:
+    """Make sure that the run may start.
 
     Raises:
-        PlanError: it doesn't fit, or is expected to take more than the budget; with what would change that.
-        ConfigError: the budget is in dollars, and the machine's price isn't known.
+        PlanError: it can't fit, or is expected to take more than the budget; with what would change that.
     """
-    faults = list(over_budget(plan, config))
-    if no_room := does_not_fit(plan, facts, strictly=strictly):
-        faults.insert(0, no_room)
+    faults = faults_of(plan, config, facts, strictly=False)
     if not faults:
         return
     changes = changes_that_help(plan, config, facts, machine, base)
@@ -46,6 +36,13 @@ def refuse_overrun(
         fix="; or ".join(changes)
         or "take another machine: tunesmith plan --hardware all lists those that fit",
     )
+
+
+def faults_of(plan: Plan, config: RunConfig, facts: MachineFacts, *, strictly: bool) -> list[str]:
+    """A sentence for all that stands in the way of a plan; `strictly` holds it to the margin of the estimate
+    as well. What isn't counted in memory isn't held against a run."""
+    no_room = None if not_counted(config) else does_not_fit(plan, facts, strictly=strictly)
+    return ([no_room] if no_room else []) + list(over_budget(plan, config))
 
 
 def does_not_fit(plan: Plan, facts: MachineFacts, *, strictly: bool) -> str | None:
@@ -60,35 +57,30 @@ def does_not_fit(plan: Plan, facts: MachineFacts, *, strictly: bool) -> str | No
     if plan.fits or (not strictly and not limited and least <= free):
         return None
     of = "are what budget.max_memory_gib leaves" if limited else "are free"
-    need = f"about {memory.needed:.1f} GiB are needed"
-    if memory.needed <= free:
+    need = f"about {plan.beside_context_gib:.1f} GiB are needed"
+    if plan.beside_context_gib <= free:
         need += f" and {100 * MARGIN[facts.device]:.0f} % left over"
     return f"it does not fit: {need}, and {free:.1f} GiB {of}"
 
 
 def over_budget(plan: Plan, config: RunConfig) -> Iterator[str]:
-    """A sentence for each limit of time and money that is expected to be passed.
-
-    Raises:
-        ConfigError: a limit can't be judged.
-    """
+    """A sentence for each limit of time and money that is expected to be passed, or can't be judged."""
     budget, duration = config.budget, plan.duration
     if (budget.max_hours or budget.max_cost_usd) and duration is None:
-        raise ConfigError(
-            "how fast this machine is isn't known, so its hours can't be held to a budget",
-            where="budget",
-            fix="tunesmith plan --probe measures it",
+        yield (
+            "how fast this machine is isn't known, so its hours can't be held to a budget "
+            "(tunesmith plan --probe measures it; train without the budget then)"
         )
+        return
     if budget.max_hours and duration and duration.expected > budget.max_hours * 3600:
         yield f"it takes about {duration.expected / 3600:.2g} h, and budget.max_hours is {budget.max_hours:g}"
     if budget.max_cost_usd:
         if plan.cost_usd is None:
-            raise ConfigError(
-                "what this machine costs isn't known, so the run can't be held to budget.max_cost_usd",
-                where="budget.max_cost_usd",
-                fix="say its price: --set budget.usd_per_hour=2.5",
+            yield (
+                "what this machine costs isn't known, so it can't be held to budget.max_cost_usd "
+                "(say its price: --set budget.usd_per_hour=2.5)"
             )
-        if (cost := plan.cost_usd["expected"]) > budget.max_cost_usd:
+        elif (cost := plan.cost_usd["expected"]) > budget.max_cost_usd:
             yield f"it costs about ${cost:.2f}, and budget.max_cost_usd is {budget.max_cost_usd:g}"
 
 
@@ -102,7 +94,10 @@ def changes_that_help(
         # Steps of another kind take another time than those that were measured.
         is_same = (workload.tuning, workload.lengths) == (plan.workload.tuning, plan.workload.lengths)
         pace = plan.pace if is_same else None
-        again = plan_run(changed, facts, machine, base, workload, probe=pace, download_s=download_s)
+        try:
+            again = plan_run(changed, facts, machine, base, workload, probe=pace, download_s=download_s)
+        except ConfigError:  # smaller sizes can't be shared out as they were
+            continue
         if again.fits and not list(over_budget(again, changed)):
             found.append(sentence)
         if len(found) == 2:
@@ -127,11 +122,24 @@ def _changes(
         yield f"--max-steps {steps}", _with(config, max_steps=steps), replace(work, num_steps=steps)
     if not plan.fits:
         yield from _smaller_tunings(config, facts, base, work)
-        longest = math.ceil(work.lengths.longest / work.texts_per_row)
+        longest = math.ceil((work.lengths.longest - work.completion_length) / work.texts_per_row)
         length = min(config.max_length, longest) // 2
         while length >= _SHORTEST:
             yield f"--max-length {length}", _with(config, max_length=length), shorter(work, length)
             length //= 2
+        answer = work.completion_length // 2
+        while work.num_sampled and answer >= _SHORTEST // 2:
+            changed = _with(config, max_completion_length=answer)
+            yield f"--max-completion-length {answer}", changed, _answering(work, answer)
+            answer //= 2
+
+
+def _answering(work: Workload, answer: int) -> Workload:
+    """The same prompts with answers of at most so many tokens."""
+    less, lengths = work.completion_length - answer, work.lengths
+    lengths = replace(lengths, mean=max(1.0, lengths.mean - less), longest=max(1, lengths.longest - less))
+    labelled = min(1.0, answer / lengths.mean)
+    return replace(work, completion_length=answer, lengths=lengths, labelled_share=labelled)
 
 
 def _smaller_tunings(

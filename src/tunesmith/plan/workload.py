@@ -10,6 +10,7 @@ from statistics import NormalDist, fmean, pstdev
 from typing import Literal
 
 from tunesmith.plan.attention import Attention
+from tunesmith.plan.optimizer import ADAMW_BYTES
 
 # Deviation over mean of rows that nobody has counted: 0.82 in the 999 rows of
 # ../shared/data/alpaca_en_demo.json (words, 2026-11-25), 0.54 in those of benchmarks/speed.py, which are cut.
@@ -49,7 +50,7 @@ class Lengths:
 
         Their deviation is taken for 0.8 of the mean, as in Alpaca's rows: most sets of chats have many short
         answers and few long ones. The longest is where a log-normal curve of that deviation has one row of
-        so many, at most `max_length`.
+        so many, at most the `max_length` of a whole row.
         """
         mean = min(mean, max_length)
         spread = cls(num_rows, mean, min(ASSUMED_SPREAD * mean, max_length - mean), max_length)
@@ -94,7 +95,8 @@ class Workload:
     before training; the trained model without its adapter; or a second model. `whole_logits` is for
     losses that keep the logits of every token, `smallest_micro_batch` are the rows that a loss sees
     together. `num_generations` answers of `completion_length` tokens are sampled for a prompt,
-    `num_sampled` at a time on a device. `num_evaluations` and `num_checkpoints` are of the whole run.
+    `num_sampled` at a time on a device. The optimizer keeps `optimizer_bytes` of each trained weight.
+    `num_evaluations` and `num_checkpoints` are of the whole run.
     """
 
     method: str
@@ -113,6 +115,7 @@ class Workload:
     completion_length: int = 0
     num_sampled: int = 0
     num_teacher_params: int = 0
+    optimizer_bytes: float = ADAMW_BYTES
     num_eval_rows: int = 0
     num_evaluations: int = 0
     num_checkpoints: int = 0

@@ -12,7 +12,7 @@ import psutil
 from tunesmith.errors import ConfigError
 from tunesmith.plan.facts import MachineFacts
 from tunesmith.train.attention import has_varlen
-from tunesmith.train.processes import join, smallest, world_size
+from tunesmith.train.processes import first_says, join, smallest, world_size
 
 GIB = 2**30
 
@@ -41,11 +41,11 @@ def probe_machine(wanted: str = "auto") -> MachineFacts:
         free, _ = torch.cuda.mem_get_info()
         return MachineFacts(
             "cuda",
-            torch.cuda.get_device_name(),
+            first_says(torch.cuda.get_device_name()),
             world_size(),
             smallest(free / GIB),
-            torch.cuda.is_bf16_supported(including_emulation=False),
-            has_varlen(),
+            bool(smallest(torch.cuda.is_bf16_supported(including_emulation=False))),
+            bool(smallest(has_varlen())),
             importlib.util.find_spec("liger_kernel") is not None,
             cores,
         )
@@ -57,6 +57,15 @@ def probe_machine(wanted: str = "auto") -> MachineFacts:
     return MachineFacts(
         "cpu", _cpu_name(), world_size(), free_gib, native_bf16=_cpu_has_native_bf16(), num_cores=cores
     )
+
+
+def smallest_free_gib(facts: MachineFacts, number: int) -> float:
+    """What each of `number` processes on this machine could take, told by the one process that asks."""
+    if facts.device != "cuda":
+        return facts.memory_gib / number
+    import torch
+
+    return min(torch.cuda.mem_get_info(each)[0] for each in range(number)) / GIB
 
 
 def count_gpus(wanted: str = "auto") -> int:

@@ -20,8 +20,8 @@ def measure_run(rows: Iterable[Mapping[str, Any]], device: str) -> dict[str, flo
     `rows` are those of metrics.jsonl. On a GPU memory is what torch handed out, on a CPU the process's own.
     """
     logged = [float(row["step_s"]) for row in rows if row.get("step_s") is not None]
-    # The first steps load kernels and capture passes.
-    usual = logged[1:] or logged
+    # The first steps load kernels and capture passes: a run with no other logs says nothing of a usual one.
+    usual = logged[1:]
     return {
         "step_s": round(median(usual), 5) if usual else None,
         "duration_s": round(time.time() - psutil.Process().create_time(), 1),

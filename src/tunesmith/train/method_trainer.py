@@ -57,6 +57,8 @@ class MethodTrainer:
     whole_logits = False
     # Rows that the loss has to see together.
     smallest_micro_batch = 1
+    # Rows of a new head in place of the base's, which is trained whole; None where the base's stays.
+    head_rows: int | None = None
 
     def classes(self) -> tuple[type, type]:
         """TRL's config class and its trainer, which takes the rows as the data stage made them."""

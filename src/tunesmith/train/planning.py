@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from tunesmith.config.run_config import RunConfig
+from tunesmith.errors import ConfigError, MissingPackageError
 from tunesmith.plan.base import AS_LLAMA, Base, read_base
 from tunesmith.plan.calibration import constant
 from tunesmith.plan.choice import share_out
 from tunesmith.plan.duration import Probe
 from tunesmith.plan.facts import MachineFacts, facts_of
 from tunesmith.plan.hardware import LOCAL, Machine
+from tunesmith.plan.learned import Like
 from tunesmith.plan.parameters import count_lora
-from tunesmith.plan.planner import Learned, Plan, plan_run
-from tunesmith.plan.refusal import changes_that_help, does_not_fit, over_budget
+from tunesmith.plan.planner import Kept, Learned, Plan, plan_run
+from tunesmith.plan.refusal import changes_that_help, faults_of
 from tunesmith.plan.workload import Lengths
-from tunesmith.train.machine import count_gpus, probe_machine
+from tunesmith.train.machine import count_gpus, probe_machine, smallest_free_gib
 from tunesmith.train.method_trainer import MethodTrainer, RowCounts
 from tunesmith.train.origin import origin_of
 from tunesmith.train.trainers import TRAINERS
@@ -32,11 +35,17 @@ class Task:
     base: Base
     num_lora_params: int
     rows: RowCounts
+    num_teacher_params: int = 0
 
     @property
     def num_trainable_params(self) -> int:
         """Numbers that are trained."""
         return self.num_lora_params if self.config.has_adapter else self.base.parameters.total
+
+    def like(self, facts: MachineFacts) -> Like:
+        """What tells earlier runs that are like this one on a machine."""
+        config, size = self.config, self.base.parameters.total
+        return Like(facts.device_name, facts.num_devices, config.method, config.tuning, size)
 
 
 class Outlook(NamedTuple):
@@ -53,23 +62,46 @@ def task_of(config: RunConfig, rows: RowCounts) -> Task:
 
     Raises:
         ModelError, DownloadError: nothing can be told of the model.
-        ConfigError: a LoRA target matches no layer.
+        ConfigError: the method can't be done so, or a LoRA target matches no layer.
     """
+    method = TRAINERS[config.trainer]
+    method.check(config)
     origin = origin_of(config)
     base = read_base(origin.model, origin.revision, trust_remote_code=config.trust_remote_code)
     # A family that is planned as Llama's has modules of other names.
     targets = "all-linear" if AS_LLAMA in base.source else config.lora_target_modules
     num_lora = count_lora(base.architecture, config.lora_r, targets) if config.has_adapter else 0
-    return Task(config, TRAINERS[config.trainer], base, num_lora, rows)
+    if method.head_rows is not None:
+        head = method.head_rows * base.architecture.hidden_size
+        base = replace(base, parameters=replace(base.parameters, head=head))
+        num_lora += head if config.has_adapter else 0
+    return Task(config, method, base, num_lora, rows, method.num_teacher_params(config))
 
 
 def rows_by_hand(config: RunConfig, num_rows: int, mean_tokens: float) -> RowCounts:
-    """Rows of which only number and mean are known; nothing is known of what carries no loss."""
-    lengths = Lengths.by_hand(num_rows, mean_tokens, config.max_length)
+    """Rows of which only number and mean are known; nothing is known of what carries no loss.
+
+    Raises:
+        ConfigError: a number is none, or no row is left to train on.
+    """
+    if not math.isfinite(mean_tokens):
+        raise ConfigError(
+            f"{mean_tokens} is no number of tokens", where="--mean-tokens", fix="give a number such as 400"
+        )
+    texts = TRAINERS[config.trainer].texts_per_row
+    num_rows = min(num_rows, config.max_rows or num_rows)
     num_eval = int(config.test_size or 0)
     if config.test_size and config.test_size < 1:
         num_eval = round(num_rows * config.test_size)
-    return RowCounts(num_rows - num_eval, lengths.mean, lengths.deviation, lengths.longest, 1.0, num_eval)
+    if num_eval >= num_rows:
+        raise ConfigError(
+            f"test_size {config.test_size:g} holds all of {num_rows} rows out",
+            where="test_size",
+            fix="hold fewer out, such as 0.05",
+        )
+    lengths = Lengths.by_hand(num_rows, mean_tokens, texts * config.max_length)
+    longest = math.ceil(lengths.longest / texts)  # of one text, as the data stage counts it
+    return RowCounts(num_rows - num_eval, lengths.mean, lengths.deviation, longest, 1.0, num_eval)
 
 
 def rows_of_data(config: RunConfig) -> RowCounts:
@@ -101,9 +133,46 @@ def facts_here(task: Task) -> MachineFacts:
 
     Raises:
         ConfigError: the device that was asked for isn't here.
+        MissingPackageError: torch isn't installed.
     """
-    number = share_out(task.config, count_gpus(task.config.device), task.method.smallest_micro_batch)
-    return replace(probe_machine(task.config.device), num_devices=number)
+    try:
+        number = share_out(task.config, count_gpus(task.config.device), task.method.smallest_micro_batch)
+        facts = probe_machine(task.config.device)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"this machine is measured with {error.name}, which isn't installed",
+            where="hardware",
+            fix="name a machine, such as --hardware h200, or python -m pip install 'tunesmith[train]'",
+        ) from None
+    return replace(facts, num_devices=number, memory_gib=smallest_free_gib(facts, number))
+
+
+def plan_of(
+    task: Task,
+    facts: MachineFacts,
+    machine: Machine,
+    *,
+    learned: Learned | None = None,
+    probe: Probe | None = None,
+    kept: Kept | None = None,
+) -> Plan:
+    """The plan for a machine.
+
+    Raises:
+        ConfigError: the configuration can't be run on it.
+    """
+    base = task.base
+    workload = workload_of(
+        task.method, task.config, base, task.num_lora_params, task.rows, facts.num_devices,
+        task.num_teacher_params,
+    )  # fmt: skip
+    # A rented machine begins without the model.
+    num_bytes = 0 if machine.name == LOCAL else base.stored_bytes or 2 * base.parameters.total
+    download_s = num_bytes / (constant("run.network") * 1e9)
+    return plan_run(
+        task.config, facts, machine, base, workload,
+        learned=learned, probe=probe, kept=kept, download_s=download_s,
+    )  # fmt: skip
 
 
 def outlook(
@@ -117,18 +186,11 @@ def outlook(
     """The plan for a machine, with what stands in its way.
 
     Raises:
-        ConfigError: the configuration can't be run on it, or its budget can't be judged.
+        ConfigError: the configuration can't be run on it.
     """
-    config, base = task.config, task.base
-    workload = workload_of(task.method, config, base, task.num_lora_params, task.rows, facts.num_devices)
-    # A rented machine begins without the model.
-    num_bytes = 0 if machine.name == LOCAL else base.stored_bytes or 2 * base.parameters.total
-    download_s = num_bytes / (constant("run.network") * 1e9)
-    plan = plan_run(
-        config, facts, machine, base, workload, learned=learned, probe=probe, download_s=download_s
-    )
-    faults = list(over_budget(plan, config))
-    if no_room := does_not_fit(plan, facts, strictly=True):
-        faults.insert(0, no_room)
-    changes = changes_that_help(plan, config, facts, machine, base) if faults else []
+    plan = plan_of(task, facts, machine, learned=learned, probe=probe)
+    faults = faults_of(plan, task.config, facts, strictly=True)
+    if task.config.tuning == "qlora" and facts.device != "cuda":
+        faults.insert(0, "qlora needs a CUDA GPU")
+    changes = changes_that_help(plan, task.config, facts, machine, task.base) if faults else []
     return Outlook(machine, plan, tuple(faults), tuple(changes))

@@ -60,6 +60,17 @@ def largest(value: float) -> float:
     return float(held)
 
 
+def first_says(value: str) -> str:
+    """What the first process gives, in all of them."""
+    if world_size() == 1:
+        return value
+    import torch.distributed as dist
+
+    held = [value]
+    dist.broadcast_object_list(held)
+    return held[0]
+
+
 @contextlib.contextmanager
 def first_before_others() -> Iterator[None]:
     """The body runs in the first process, then in the others: for what one makes and the others find."""

@@ -35,6 +35,8 @@ class Reward(MethodTrainer):
             remove_columns=["prompt_ids"],
         )
 
+    head_rows = 1
+
     def model_class(self) -> Any:
         from transformers import AutoModelForSequenceClassification
 

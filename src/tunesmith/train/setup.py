@@ -15,8 +15,8 @@ from tunesmith.launch.local import was_launched
 from tunesmith.plan.choice import Choice
 from tunesmith.plan.facts import MachineFacts, machine_here
 from tunesmith.plan.learned import learned_here
-from tunesmith.plan.planner import Plan, plan_run
-from tunesmith.plan.refusal import refuse_overrun
+from tunesmith.plan.planner import Kept, Plan
+from tunesmith.plan.refusal import does_not_fit, refuse_overrun
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.attention import leave_out_cudnn
 from tunesmith.train.disk import refuse_full_disk
@@ -26,12 +26,12 @@ from tunesmith.train.machine import probe_machine
 from tunesmith.train.method_trainer import MethodTrainer, RowCounts
 from tunesmith.train.model import Sizes, load_model, load_model_config, measure_model, refuse_qlora_here
 from tunesmith.train.origin import Origin, origin_of
+from tunesmith.train.planning import Task, plan_of
 from tunesmith.train.processes import world_size
 from tunesmith.train.tracking import wanted_trackers
 from tunesmith.train.trainers import TRAINERS
 from tunesmith.train.trl_settings import build_trl_config, check_trl_table, trl_arguments
 from tunesmith.train.versions import check_versions
-from tunesmith.train.workload import workload_of
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,26 @@ class Setup:
             "config": self.config.model_dump(mode="json"),
             "data": self.data.report.as_dict(),
             "model": self.sizes.as_dict(),
-            "machine": vars(self.machine),
-            "choice": self.choice.as_dict(),
-            "plan": self.plan.as_dict(),
+            **self.way(),
             "num_steps": self.num_steps,
             "notes": list(self.notes),
         }
 
+    def way(self) -> dict[str, Any]:
+        """Where and how it is done: of a run that goes on this may have changed."""
+        return {
+            "machine": vars(self.machine),
+            "choice": self.choice.as_dict(),
+            "plan": self.plan.as_dict(),
+        }
 
-def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) -> Setup:
+
+def set_up(
+    config: RunConfig, listener: Listener, run: RunFolder | None = None, *, judge: bool = True
+) -> Setup:
     """Check everything that can be checked before weights are loaded or anything is written.
 
-    `run` is one that goes on.
+    `run` is one that goes on. Without `judge` the plan may ask for more than there is, or than the budget.
 
     Raises:
         TunesmithError: whatever is wrong with configuration, data, rewards, model or disk, as a sentence.
@@ -94,7 +102,8 @@ def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) 
     template_note = put_in_chat_template(tokenizer, config.chat_template)
     method.check_models(config, model_config, tokenizer)
     data = prepare_data(config, tokenizer, rewards)
-    plan = _plan(config, method, machine, sizes, RowCounts.of(data.report))
+    task = _task(config, method, sizes, data)
+    plan = _plan(task, machine, judge=judge) if run is None else _plan_on(task, machine, run)
     choice = plan.choice
     num_steps = method.num_steps(config, data.report.num_rows, choice.per_device_train_batch_size)
     config = _with_logging_steps(config, num_steps)
@@ -124,15 +133,30 @@ def set_up(config: RunConfig, listener: Listener, run: RunFolder | None = None) 
     )
 
 
-def _plan(
-    config: RunConfig, method: MethodTrainer, machine: MachineFacts, sizes: Sizes, rows: RowCounts
-) -> Plan:
+def _task(config: RunConfig, method: MethodTrainer, sizes: Sizes, data: PreparedData) -> Task:
     num_lora = sizes.num_trainable_params if config.has_adapter else 0
-    workload = workload_of(method, config, sizes.base, num_lora, rows, machine.num_devices)
+    teacher = method.num_teacher_params(config)
+    return Task(config, method, sizes.base, num_lora, RowCounts.of(data.report), teacher)
+
+
+def _plan(task: Task, machine: MachineFacts, *, judge: bool) -> Plan:
     here = machine_here(machine)
-    plan = plan_run(config, machine, here, sizes.base, workload, learned=learned_here(machine.device_name))
-    refuse_overrun(plan, config, machine, here, sizes.base)
+    plan = plan_of(task, machine, here, learned=learned_here(task.like(machine)))
+    if judge:
+        refuse_overrun(plan, task.config, machine, here, task.base)
     return plan
+
+
+def _plan_on(task: Task, machine: MachineFacts, run: RunFolder) -> Plan:
+    """The plan of a run that goes on: as it began, where that has room; what it cost so far is spent."""
+    here, began = machine_here(machine), run.record.get("choice") or {}
+    learned = learned_here(task.like(machine))
+    micro_batch, again = began.get("per_device_train_batch_size"), began.get("gradient_checkpointing")
+    kept = Kept(micro_batch, again) if micro_batch else None
+    plan = plan_of(task, machine, here, learned=learned, kept=kept)
+    if kept is None or does_not_fit(plan, machine, strictly=False) is None:
+        return plan
+    return plan_of(task, machine, here, learned=learned)
 
 
 def _with_logging_steps(config: RunConfig, num_steps: int) -> RunConfig:

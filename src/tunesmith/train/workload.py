@@ -8,6 +8,7 @@ from typing import Literal
 from tunesmith.config.run_config import RunConfig
 from tunesmith.plan.base import Base
 from tunesmith.plan.choice import pinned_batch
+from tunesmith.plan.optimizer import ADAMW_BYTES, optimizer_bytes
 from tunesmith.plan.workload import Workload
 from tunesmith.train.method_trainer import MethodTrainer, RowCounts
 
@@ -22,6 +23,7 @@ def workload_of(
     num_lora_params: int,
     rows: RowCounts,
     num_devices: int,
+    num_teacher_params: int = 0,
 ) -> Workload:
     """The work of a run on `num_devices` devices."""
     lengths = method.row_lengths(config, rows)
@@ -32,6 +34,7 @@ def workload_of(
     saves = config.save_steps if config.save_steps is not None else config.eval_steps
     answers = config.max_completion_length or 0
     sampled = method.num_sampled(config)
+    kept_bytes = optimizer_bytes(config.trl.get("optim"))
     return Workload(
         method=config.method,
         tuning=config.tuning,
@@ -48,7 +51,8 @@ def workload_of(
         num_generations=config.num_generations or 1,
         completion_length=answers if sampled else 0,
         num_sampled=sampled // num_devices,
-        num_teacher_params=method.num_teacher_params(config),
+        num_teacher_params=num_teacher_params,
+        optimizer_bytes=ADAMW_BYTES if kept_bytes is None else kept_bytes,
         num_eval_rows=rows.num_eval_rows,
         num_evaluations=evaluations,
         num_checkpoints=_every(saves, per_epoch, num_steps),
