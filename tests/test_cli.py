@@ -32,8 +32,8 @@ plan: --allow --assistant-only-loss --chat-template --completion-only-loss --dat
 --max-steps-without-signal --mean-tokens --method --model --model-revision --no-assistant-only-loss \
 --no-completion-only-loss --no-gradient-checkpointing --no-load-best-model-at-end --no-trust-remote-code \
 --no-use-dora --num-generations --num-processes --num-rows --num-train-epochs --precision --probe \
---project --rewards --run-dir --run-name --save-steps --save-total-limit --seed --set --teacher-model \
---test-size --trackio-space-id --trust-remote-code --tuning --use-dora --warmup-steps run_yaml
+--project --rewards --run-dir --run-name --sample --save-steps --save-total-limit --seed --set \
+--teacher-model --test-size --trackio-space-id --trust-remote-code --tuning --use-dora --warmup-steps run_yaml
 train: --allow --assistant-only-loss --chat-template --completion-only-loss --dataset --dataset-config \
 --dataset-test-split --dataset-train-split --debug --device --dry-run --early-stopping-patience \
 --eval-dataset --eval-steps --global-batch-size --gradient-checkpointing --init-from --json \

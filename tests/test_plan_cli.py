@@ -1,6 +1,7 @@
 """`tunesmith plan`, and the plan that `tunesmith train` makes: predictions, refusals, what came of them."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,28 @@ def test_odd_requests_are_refused_with_a_next_step(arguments: tuple[str, ...], s
     assert refused.document["error"]["fix"]
 
 
+def test_a_sample_says_how_near_its_mean_is(tiny_model: Path, tmp_path: Path):
+    draw = random.Random(1)
+    rows = [{"messages": [{"role": "user", "content": "How long?"},
+                          {"role": "assistant", "content": f"{n} " + "so " * draw.randint(1, 60)}]}
+            for n in range(3000)]  # fmt: skip
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ("--model", tiny_model, "--dataset", "many.jsonl", "--test-size", "0.1")
+    whole, part = plan(*asked).document, plan(*asked, "--sample", "300").document
+    assert part["num_steps"] == pytest.approx(whole["num_steps"], rel=0.02)
+    assert (whole["mean_length_error"], 0.02 < part["mean_length_error"] < 0.08) == (0, True)
+    # Wider than 95 %, so that another version's draws don't turn the test red.
+    off = abs(part["mean_length"] / whole["mean_length"] - 1)
+    assert off < 2 * part["mean_length_error"]
+    assert part["duration_s"]["high"] / part["duration_s"]["expected"] > 1
+    assert "by a sample" in tunesmith("plan", *asked, "--sample", "300").out
+    assert plan(*asked, "--sample", "300").document["mean_length"] == part["mean_length"]
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"messages": None}) + "\n")
+    bad = plan("--model", tiny_model, "--dataset", "bad.jsonl", "--sample", "30")
+    assert bad.code == 2
+    assert "bad.jsonl" in bad.document["error"]["where"]
+
+
 def test_a_price_of_ones_own_makes_hours_into_dollars():
     asked = ("--model", model_folder("qwen", QWEN_HALF_B), *BY_HAND, "--hardware", "rtx-4090")
     found = plan(*asked, "--set", "budget.usd_per_hour=0.5").document
@@ -276,6 +299,31 @@ def test_shorter_answers_are_offered_where_answers_take_the_memory():
     assert "--max-completion-length" in "".join(found["changes"])
     for change in found["changes"]:
         assert plan(*asked, *long, *change.split()).code == 0, change
+
+
+def test_auto_tunes_every_weight_where_that_fits_and_an_adapter_where_it_does_not():
+    small, large = model_folder("half", QWEN_HALF_B), model_folder("qwen", QWEN_7B)
+    asked = (*BY_HAND, "--tuning", "auto")
+    assert plan("--model", small, *asked, *ON_80_GB).document["tuning"] == "full"
+    assert plan("--model", large, *asked, *ON_80_GB).document["tuning"] == "lora"
+    tight = ("--set", "budget.max_memory_gib=8")
+    assert plan("--model", small, *asked, *ON_80_GB, *tight).document["tuning"] == "lora"
+    machines = plan("--model", large, *asked, "--hardware", "all").document["machines"]
+    assert {each["tuning"] for each in machines if not each["faults"]} == {"full", "lora"}
+
+
+def test_training_with_auto_has_the_learning_rate_of_what_it_settles_on(tiny_model: Path, tmp_path: Path):
+    write_method_data(tmp_path)
+    options = ["sft", "--model", str(tiny_model), "--dataset", "chats.jsonl", "--tuning", "auto", "--dry-run"]
+    full = tunesmith("train", *options, "--json")
+    assert "full fine-tuning fits" in full.err
+    assert (full.document["config"]["tuning"], full.document["config"]["learning_rate"]) == ("full", 2e-5)
+    # As many bytes as the process has itself: nothing fits, and of the two the adapter is what is refused.
+    neither = tunesmith("train", *options, "--set", "budget.max_memory_gib=0.1", "--json")
+    assert neither.code == 3
+    assert "tuning auto: an adapter; for full fine-tuning it does not fit" in neither.err
+    own = tunesmith("train", *options, "--learning-rate", "0.5", "--json").document
+    assert own["config"]["learning_rate"] == 0.5
 
 
 def test_an_optimizer_that_keeps_less_needs_less():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +20,8 @@ from tunesmith.config.loading import LoadedConfig, load_config
 from tunesmith.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tunesmith.plan.hardware import Machine
+    from tunesmith.train.method_trainer import RowCounts
     from tunesmith.train.planning import Outlook, Task
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -32,6 +35,10 @@ MeanTokens = Annotated[
     typer.Option(
         min=1, help="Mean tokens of a row (pairs: both texts), in place of --dataset.", show_default=False
     ),
+]
+Sample = Annotated[
+    int | None,
+    typer.Option(min=30, help="Read so many rows of --dataset, drawn by seed; not all.", show_default=False),
 ]
 Hardware = Annotated[
     str, typer.Option(metavar="NAME", help="A machine of the table, such as h200; all; or this one: local.")
@@ -49,6 +56,7 @@ def plan(
     ] = None,
     num_rows: NumRows = None,
     mean_tokens: MeanTokens = None,
+    sample: Sample = None,
     hardware: Hardware = "local",
     probe: Annotated[
         bool, typer.Option("--probe", help="Do a few real steps here, and predict from those.")
@@ -70,6 +78,12 @@ def plan(
             )
         if num_rows and flags.get("dataset") is None:
             flags["dataset"] = f"{num_rows} rows"
+        if sample and (num_rows or probe):
+            raise ConfigError(
+                "--sample reads a part of --dataset's rows",
+                where="command line",
+                fix="leave --num-rows and --probe out",
+            )
         if probe and (hardware != "local" or num_rows):
             raise ConfigError(
                 "--probe does real steps on this machine and on real rows",
@@ -79,27 +93,33 @@ def plan(
         loaded = load_config(
             run_yaml=run_yaml, flags={"method": method, **flags}, assignments=assignments or []
         )
-        by_hand = (num_rows, mean_tokens) if num_rows and mean_tokens else None
-        show_plan(out, loaded, by_hand, hardware, probe=probe)
+
+        def read_rows() -> RowCounts:
+            from tunesmith.train.planning import rows_by_hand, rows_of_data, rows_of_sample
+
+            if num_rows and mean_tokens:
+                return rows_by_hand(loaded.config, num_rows, mean_tokens)
+            return rows_of_sample(loaded.config, sample) if sample else rows_of_data(loaded.config)
+
+        show_plan(out, loaded, read_rows, hardware, probe=probe)
 
 
 def show_plan(
-    out: Output, loaded: LoadedConfig, by_hand: tuple[int, float] | None, hardware: str, *, probe: bool
+    out: Output, loaded: LoadedConfig, read_rows: Callable[[], RowCounts], hardware: str, *, probe: bool
 ) -> None:
     """Plan, show, and exit with 3 where no machine that was asked for will do."""
     from tunesmith.cli.training import placed
-    from tunesmith.train.planning import rows_by_hand, rows_of_data, task_of
+    from tunesmith.train.tuning import tasks_of
 
-    config, others = loaded.config, {}
+    others: dict[str, str] = {}
     with placed(loaded.provenance), libraries_logged(), ProgressView(out) as view:
-        rows = rows_by_hand(config, *by_hand) if by_hand else rows_of_data(config)
-        task = task_of(config, rows)
+        tasks = tasks_of(loaded, read_rows())
         if probe:
-            outlooks, prices = [_probed_here(loaded, task, view)], None
+            outlooks, prices = [_probed_here(tasks, view)], None
         elif hardware == "local":
-            outlooks, prices = [_here(task)], None
+            outlooks, prices = [_here(tasks)], None
         else:
-            outlooks, others, prices = _there(task, hardware)
+            outlooks, others, prices = _there(tasks, hardware)
     if not outlooks:
         raise ConfigError(
             f"the memory of {hardware} isn't known", where="hardware", fix="tunesmith plan --hardware all"
@@ -108,16 +128,14 @@ def show_plan(
     if len(outlooks) > 1:
         out.table(comparison(outlooks, others))
         out.data("")
-    out.table(facts_table(task, best))
+    out.table(facts_table(best))
     for line in verdict(outlooks, best):
         out.data(line)
     if job := job_flags(best):
         out.data(f"\n{job}")
     if prices:
         out.say(prices)
-    out.document(
-        "refused" if best.faults else "done", **document(task, best, outlooks, others), prices=prices
-    )
+    out.document("refused" if best.faults else "done", **document(best, outlooks, others), prices=prices)
     if best.faults:
         raise typer.Exit(EXIT_REFUSED)
 
@@ -136,37 +154,49 @@ def cheapest(outlooks: list[Outlook]) -> Outlook:
     return min(outlooks, key=order)
 
 
-def _here(task: Task) -> Outlook:
+def _first_that_does(tasks: Sequence[Task], plan_for: Callable[[Task], Outlook]) -> Outlook:
+    """The plan of the first task that nothing stands in the way of, or of the last."""
+    for task in tasks:
+        found = plan_for(task)
+        if not found.faults:
+            break
+    return found
+
+
+def _here(tasks: Sequence[Task]) -> Outlook:
     from tunesmith.plan.facts import machine_here
     from tunesmith.plan.learned import learned_here
     from tunesmith.train.planning import facts_here, outlook
 
-    facts = facts_here(task)
-    return outlook(task, facts, machine_here(facts), learned=learned_here(task.like(facts)))
+    facts = facts_here(tasks[0])
+    return _first_that_does(
+        tasks,
+        lambda task: outlook(task, facts, machine_here(facts), learned=learned_here(task.like(facts))),
+    )
 
 
-def _probed_here(loaded: LoadedConfig, task: Task, view: ProgressView) -> Outlook:
+def _probed_here(tasks: Sequence[Task], view: ProgressView) -> Outlook:
     from tunesmith.plan.facts import machine_here
     from tunesmith.train.planning import facts_here, outlook
     from tunesmith.train.probe import probe_steps
     from tunesmith.train.setup import set_up
 
+    task = _here(tasks).task
     if (number := facts_here(task).num_devices) > 1:
         raise ConfigError(
             f"--probe does its steps in one process, and this run would have {number}",
             where="command line",
             fix="add --num-processes 1, or leave --probe out",
         )
-    setup = set_up(loaded.config, view, judge=False)
+    setup = set_up(task.config, view, judge=False)
     probe = probe_steps(setup, view)
     return outlook(task, setup.machine, machine_here(setup.machine), probe=probe)
 
 
-def _there(task: Task, hardware: str) -> tuple[list[Outlook], dict[str, str], str]:
+def _there(tasks: Sequence[Task], hardware: str) -> tuple[list[Outlook], dict[str, str], str]:
     """The plans for a named machine, or for all of the table; the machines that can't do this run, with the
     reason; and how old the prices are."""
     from tunesmith.plan.hardware import current_machines, machine
-    from tunesmith.train.planning import facts_there, outlook
 
     current = current_machines(os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"), today=date.today())
     every = current.machines
@@ -175,11 +205,18 @@ def _there(task: Task, hardware: str) -> tuple[list[Outlook], dict[str, str], st
     found, others = [], {}
     for name, each in every.items():
         try:
-            facts = facts_there(task, each)
-            if facts is not None:
-                found.append(outlook(task, facts, each))
+            if outlook := _on(each, tasks):
+                found.append(outlook)
         except ConfigError as error:
             if hardware != "all":
                 raise
             others[name] = str(error)
     return found, others, current.says
+
+
+def _on(machine: Machine, tasks: Sequence[Task]) -> Outlook | None:
+    """The plan for a machine of the table; None where the table lacks its memory."""
+    from tunesmith.train.planning import facts_there, outlook
+
+    facts = facts_there(tasks[0], machine)
+    return facts and _first_that_does(tasks, lambda task: outlook(task, facts, machine))

@@ -13,20 +13,22 @@ from tunesmith.plan.hardware import HF_JOBS
 
 if TYPE_CHECKING:
     from tunesmith.plan.planner import Plan
-    from tunesmith.train.planning import Outlook, Task
+    from tunesmith.train.planning import Outlook
 
 # Items of less than this share of the whole say nothing.
 _WORTH_SAYING = 0.01
 
 
-def document(
-    task: Task, best: Outlook, outlooks: Sequence[Outlook], others: Mapping[str, str]
-) -> dict[str, Any]:
+def document(best: Outlook, outlooks: Sequence[Outlook], others: Mapping[str, str]) -> dict[str, Any]:
     """The keys of `--json`: the plan to follow, and of several machines a line each; `others` can't do it."""
+    task = best.task
     found = {
         "num_params": task.base.parameters.total,
         "num_trainable_params": task.num_trainable_params,
+        "tuning": task.config.tuning,
         "hardware": best.machine.name,
+        "mean_length": round(task.rows.mean_length, 2),
+        "mean_length_error": round(task.rows.mean_error, 4),
         "num_devices": best.plan.configuration.num_devices,
         "num_steps": best.plan.workload.num_steps,
         **best.plan.as_dict(),
@@ -37,6 +39,7 @@ def document(
         found["machines"] = [
             {
                 "hardware": each.machine.name,
+                "tuning": each.task.config.tuning,
                 "provider": each.machine.provider,
                 "num_devices": each.plan.configuration.num_devices,
                 "faults": list(each.faults),
@@ -49,11 +52,13 @@ def document(
     return found
 
 
-def facts_table(task: Task, found: Outlook) -> Table:
+def facts_table(found: Outlook) -> Table:
     """One machine's plan, a line a subject."""
-    plan, config, rows = found.plan, task.config, task.rows
+    task, plan = found.task, found.plan
+    config, rows = task.config, task.rows
     base, trained = task.base, f"{count(task.num_trainable_params)} trained ({config.tuning})"
-    lengths = f"mean {rows.mean_length:.0f} tokens, longest {rows.longest:,}"
+    sampled = f" (± {100 * rows.mean_error:.1f} %, by a sample)" if rows.mean_error else ""
+    lengths = f"mean {rows.mean_length:.0f} tokens{sampled}, longest {rows.longest:,}"
     facts = {
         "model": f"{base.name}: {count(base.parameters.total)} parameters, {trained}, from {base.source}",
         "data": f"{quantity(rows.num_rows, 'row')}, {lengths}",
@@ -83,6 +88,10 @@ def comparison(outlooks: Sequence[Outlook], others: Mapping[str, str]) -> Table:
     table.add_column("", overflow="fold")
     good = [each for each in outlooks if not each.faults]
     marks = _marks(good)
+    if len({each.task.config.tuning for each in outlooks}) > 1:
+        for each in good:
+            told = [each.task.config.tuning, marks.get(each.machine.name)]
+            marks[each.machine.name] = ", ".join(filter(None, told))
     for each in sorted(good, key=_by_cost) + [each for each in outlooks if each.faults]:
         plan, duration, cost = each.plan, each.plan.duration, each.plan.cost_usd
         reason = "; ".join(each.faults) + (f". It would with {each.changes[0]}" if each.changes else "")

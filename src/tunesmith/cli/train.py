@@ -56,6 +56,7 @@ def run_training(out: Output, loaded: LoadedConfig, *, dry_run: bool) -> None:
     from tunesmith.cli.training import finished, placed, setting_up, start_run, trl_blamed
     from tunesmith.train.setup import set_up
     from tunesmith.train.training import train
+    from tunesmith.train.tuning import settle_tuning
 
     run_path = Path(loaded.config.run_dir or new_run_path(loaded.config.method, loaded.config.model))
     refuse_taken(run_path)
@@ -63,6 +64,7 @@ def run_training(out: Output, loaded: LoadedConfig, *, dry_run: bool) -> None:
         in_all_processes(out, loaded.config, ["--run-dir", str(run_path)])
     with placed(loaded.provenance), libraries_logged() as log, ProgressView(out) as view:
         with setting_up("give the same command again"):
+            loaded = settle_tuning(loaded, view)
             setup = set_up(loaded.config, view)
         view.close()
         out.render(setup_table(setup, run_path))

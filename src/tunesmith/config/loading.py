@@ -125,6 +125,17 @@ def resolve(settings: Layer) -> LoadedConfig:
     return LoadedConfig(config.model_copy(update=updates), provenance)
 
 
+def with_tuning(loaded: LoadedConfig, tuning: str) -> LoadedConfig:
+    """The configuration with this tuning in place of auto, and the defaults that go with it."""
+    updates: dict[str, Any] = {"tuning": tuning}
+    provenance = dict(loaded.provenance)
+    for name, default in field_defaults(loaded.config.method, tuning).items():
+        if provenance[name].startswith("default"):
+            updates[name] = default.value
+            provenance[name] = f"default ({default.source})"
+    return LoadedConfig(loaded.config.model_copy(update=updates), provenance)
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name a person most likely meant, or None."""
     if name.lower() in ALIASES:

@@ -99,9 +99,9 @@ class RunConfig(_Frozen):
         "Data", "Chat template to put in: chatml, zephyr, or a .jinja file (default: the tokenizer's own)"
     )
 
-    tuning: Literal["lora", "qlora", "full"] = _field(
+    tuning: Literal["lora", "qlora", "full", "auto"] = _field(
         "Tuning",
-        "Train a LoRA adapter, one on a base in 4 bit (qlora, CUDA), or every weight",
+        "Train a LoRA adapter, one on a base in 4 bit (qlora, CUDA), every weight, or whichever fits (auto)",
         default="lora",
     )
     use_dora: bool = _field("Tuning", "Learn the size of each weight column too (DoRA)", default=False)
@@ -279,7 +279,7 @@ class RunConfig(_Frozen):
         for key, trainers in TRAINERS_OF.items():
             if getattr(self, key) and self.trainer not in trainers:
                 raise ValueError(f"{key} has no meaning for {self.method}, only for {', '.join(trainers)}")
-        if self.use_dora and self.tuning == "full":
+        if self.use_dora and self.tuning in ("full", "auto"):
             raise ValueError("use_dora is a way to train an adapter; set tuning to lora or qlora")
         return self
 

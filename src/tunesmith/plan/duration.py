@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -163,6 +164,7 @@ def estimate_duration(
     else:
         a_step = estimate_step(architecture, parameters, workload, configuration, machine).expected
         error = constant("run.step_error")
+    error = math.hypot(error, workload.mean_error)
     disk = constant("run.disk") * 1e9
     lengths, full = workload.lengths, workload.tuning == "full"
     trained = parameters.total if full else workload.num_lora_params

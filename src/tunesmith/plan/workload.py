@@ -96,7 +96,8 @@ class Workload:
     losses that keep the logits of every token, `smallest_micro_batch` are the rows that a loss sees
     together. `num_generations` answers of `completion_length` tokens are sampled for a prompt,
     `num_sampled` at a time on a device. The optimizer keeps `optimizer_bytes` of each trained weight.
-    `num_evaluations` and `num_checkpoints` are of the whole run.
+    `num_evaluations` and `num_checkpoints` are of the whole run. The mean length may be off by the
+    share `mean_error`.
     """
 
     method: str
@@ -119,6 +120,7 @@ class Workload:
     num_eval_rows: int = 0
     num_evaluations: int = 0
     num_checkpoints: int = 0
+    mean_error: float = 0.0
 
 
 @dataclass(frozen=True)

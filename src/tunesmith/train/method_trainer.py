@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Rows to train on, their tokens as the data stage counts them, and the share that is learned."""
+    """Rows to train on, their tokens as the data stage counts them, and the share that is learned.
+
+    `mean_error` is how far the mean may be off, a share, where it is that of a sample (95 % of samples).
+    """
 
     num_rows: int
     mean_length: float
@@ -30,6 +33,7 @@ class RowCounts:
     longest: int
     labelled_share: float
     num_eval_rows: int
+    mean_error: float = 0.0
 
     @classmethod
     def of(cls, report: DataReport) -> RowCounts:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from tunesmith.config.run_config import RunConfig
-from tunesmith.errors import ConfigError, MissingPackageError
+from tunesmith.errors import ConfigError, DataError, MissingPackageError
 from tunesmith.plan.base import AS_LLAMA, Base, read_base
 from tunesmith.plan.calibration import constant
 from tunesmith.plan.choice import share_out
@@ -51,6 +53,7 @@ class Task:
 class Outlook(NamedTuple):
     """A plan for one machine: what stands in its way, and what would change that."""
 
+    task: Task
     machine: Machine
     plan: Plan
     faults: tuple[str, ...]
@@ -90,18 +93,23 @@ def rows_by_hand(config: RunConfig, num_rows: int, mean_tokens: float) -> RowCou
         )
     texts = TRAINERS[config.trainer].texts_per_row
     num_rows = min(num_rows, config.max_rows or num_rows)
-    num_eval = int(config.test_size or 0)
-    if config.test_size and config.test_size < 1:
-        num_eval = round(num_rows * config.test_size)
-    if num_eval >= num_rows:
-        raise ConfigError(
-            f"test_size {config.test_size:g} holds all of {num_rows} rows out",
-            where="test_size",
-            fix="hold fewer out, such as 0.05",
-        )
+    num_eval = _held_out(config, num_rows)
     lengths = Lengths.by_hand(num_rows, mean_tokens, texts * config.max_length)
     longest = math.ceil(lengths.longest / texts)  # of one text, as the data stage counts it
     return RowCounts(num_rows - num_eval, lengths.mean, lengths.deviation, longest, 1.0, num_eval)
+
+
+def _held_out(config: RunConfig, num_rows: int) -> int:
+    """How many of so many rows test_size holds out."""
+    size = config.test_size or 0
+    number = int(size) if size >= 1 else round(num_rows * size)
+    if number >= num_rows:
+        raise ConfigError(
+            f"test_size {size:g} holds all of {num_rows} rows out",
+            where="test_size",
+            fix="hold fewer out, such as 0.05",
+        )
+    return number
 
 
 def rows_of_data(config: RunConfig) -> RowCounts:
@@ -118,6 +126,40 @@ def rows_of_data(config: RunConfig) -> RowCounts:
     tokenizer = load_tokenizer(config, origin.tokenizer, origin.revision)
     put_in_chat_template(tokenizer, config.chat_template)
     return RowCounts.of(prepare_data(config, tokenizer).report)
+
+
+def rows_of_sample(config: RunConfig, number: int) -> RowCounts:
+    """Rows as `rows_of_data` counts them, of which `number` are read and the others taken to be alike.
+
+    The interval of the mean is the normal one of a sample without repetition: 1.96 deviations of a row over
+    the root of the rows read. The longest row is where a log-normal curve has one of so many.
+
+    Raises:
+        TunesmithError: as `rows_of_data`, or the data can't be sampled.
+    """
+    from tunesmith.data.sample import sampled
+
+    with tempfile.TemporaryDirectory(prefix="tunesmith-sample-") as folder:
+        few, number, total = sampled(config, number, Path(folder))
+        try:
+            seen = rows_of_data(few)
+        except DataError as error:  # its place is one in a file that is gone
+            raise DataError(
+                f"{error}, in a sample of {number} rows",
+                where=str(config.dataset),
+                fix=f"tunesmith validate {config.dataset} --method {config.method} shows all",
+            ) from None
+    texts = TRAINERS[config.trainer].texts_per_row
+    num_rows = round(total * seen.num_rows / number)
+    held_out, part = _held_out(config, num_rows), 1 - number / total
+    spread = Lengths(10**9, seen.mean_length, seen.length_deviation, texts * config.max_length)
+    return replace(
+        seen,
+        num_rows=num_rows - held_out,
+        num_eval_rows=held_out or seen.num_eval_rows,
+        longest=max(seen.longest, math.ceil(spread.longest_of(num_rows) / texts)),
+        mean_error=1.96 * seen.length_deviation / seen.mean_length * math.sqrt(part / seen.num_rows),
+    )
 
 
 def facts_there(task: Task, machine: Machine) -> MachineFacts | None:
@@ -193,4 +235,4 @@ def outlook(
     if task.config.tuning == "qlora" and facts.device != "cuda":
         faults.insert(0, "qlora needs a CUDA GPU")
     changes = changes_that_help(plan, task.config, facts, machine, task.base) if faults else []
-    return Outlook(machine, plan, tuple(faults), tuple(changes))
+    return Outlook(task, machine, plan, tuple(faults), tuple(changes))

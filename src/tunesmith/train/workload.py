@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.plan.base import Base
 from tunesmith.plan.choice import pinned_batch
 from tunesmith.plan.optimizer import ADAMW_BYTES, optimizer_bytes
-from tunesmith.plan.workload import Workload
+from tunesmith.plan.workload import Tuning, Workload
 from tunesmith.train.method_trainer import MethodTrainer, RowCounts
 
 # Ends of the names of modules around attention; every other linear layer is of the feed-forward part.
@@ -37,7 +37,7 @@ def workload_of(
     kept_bytes = optimizer_bytes(config.trl.get("optim"))
     return Workload(
         method=config.method,
-        tuning=config.tuning,
+        tuning=cast("Tuning", config.tuning),  # auto is settled before (train/tuning.py)
         lengths=lengths,
         global_batch_size=config.global_batch_size,
         num_steps=num_steps,
@@ -54,6 +54,7 @@ def workload_of(
         num_teacher_params=num_teacher_params,
         optimizer_bytes=ADAMW_BYTES if kept_bytes is None else kept_bytes,
         num_eval_rows=rows.num_eval_rows,
+        mean_error=rows.mean_error,
         num_evaluations=evaluations,
         num_checkpoints=_every(saves, per_epoch, num_steps),
     )

@@ -1,0 +1,46 @@
+"""`tuning: auto`: every weight where that fits, an adapter where it doesn't."""
+
+from __future__ import annotations
+
+from tunesmith.config.loading import LoadedConfig, with_tuning
+from tunesmith.plan.facts import machine_here
+from tunesmith.plan.learned import learned_here
+from tunesmith.train.events import Listener, Notice, Phase
+from tunesmith.train.machine import probe_machine
+from tunesmith.train.method_trainer import RowCounts
+from tunesmith.train.planning import Task, outlook, rows_of_data, task_of
+
+# The first that fits and keeps to the budget is taken.
+_IN_ORDER = ("full", "lora")
+
+
+def tasks_of(loaded: LoadedConfig, rows: RowCounts) -> list[Task]:
+    """The task, or with `tuning: auto` one for each way to tune, the better first.
+
+    Raises:
+        TunesmithError: as `task_of`.
+    """
+    if loaded.config.tuning != "auto":
+        return [task_of(loaded.config, rows)]
+    return [task_of(with_tuning(loaded, tuning).config, rows) for tuning in _IN_ORDER]
+
+
+def settle_tuning(loaded: LoadedConfig, listener: Listener) -> LoadedConfig:
+    """The configuration with a tuning in place of auto: full where a plan for this machine has no fault.
+
+    The data is read for its lengths, and once more when training is set up.
+
+    Raises:
+        TunesmithError: data, model or machine can't be planned with.
+    """
+    if loaded.config.tuning != "auto":
+        return loaded
+    listener(Phase("choosing between full fine-tuning and an adapter"))
+    full, adapter = tasks_of(loaded, rows_of_data(loaded.config))
+    facts = probe_machine(loaded.config.device)
+    found = outlook(full, facts, machine_here(facts), learned=learned_here(full.like(facts)))
+    if found.faults:
+        listener(Notice(f"tuning auto: an adapter; for full fine-tuning {'; '.join(found.faults)}"))
+        return with_tuning(loaded, adapter.config.tuning)
+    listener(Notice("tuning auto: full fine-tuning fits"))
+    return with_tuning(loaded, full.config.tuning)
