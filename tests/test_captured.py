@@ -34,7 +34,9 @@ def make(tiny_model: Path) -> Callable[..., Any]:
     from transformers import AutoModelForCausalLM
     from trl.trainer.utils import add_fused_lm_head
 
-    def made(tuning: str, *, captured: bool, said: list[str] | None = None, spoil: Any = None) -> Any:
+    def made(
+        tuning: str, *, captured: bool, said: list[str] | None = None, spoil: Any = None, **how: Any
+    ) -> Any:
         torch.manual_seed(0)
         dtype = torch.float32 if tuning == "full" else torch.bfloat16
         base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype).to("cuda")
@@ -54,7 +56,7 @@ def make(tiny_model: Path) -> Callable[..., Any]:
         if captured:
             from tunesmith.train.captured import Captured
 
-            model.captured = Captured(base.base_model, said.append)
+            model.captured = Captured(base.base_model, said.append, **how)
         inner = model.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -104,6 +106,13 @@ def test_a_captured_training_is_the_training(make, tuning: str):
     trained = zip(model.parameters(), plain.parameters(), strict=True)
     for one, other in ((a, b) for a, b in trained if b.requires_grad):
         assert_near(one.detach(), other.detach(), 1e-3)
+
+
+@pytest.mark.parametrize("how", [{"has_stepped": lambda: False}, {"largest": 10**12}])
+def test_passes_are_not_captured_where_what_is_to_come_has_no_room_beside_them(make, how: dict[str, Any]):
+    model = make("full", captured=True, **how)
+    train(model)
+    assert replays(model) == 0
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)

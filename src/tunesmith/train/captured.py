@@ -101,10 +101,22 @@ class _Replay(torch.autograd.Function):
 
 
 class Captured:
-    """Answers for the layers of a model (`backbone`, without its head) by graphs where it can."""
+    """Answers for the layers of a model (`backbone`, without its head) by graphs where it can.
 
-    def __init__(self, backbone: Any, notify: Callable[[str], None]) -> None:
+    Passes that gradients are asked of aren't captured before `has_stepped`: until then the optimizer's
+    moments are still to come. `largest` are the tokens of the largest row to be expected (0: of those seen).
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        notify: Callable[[str], None],
+        *,
+        has_stepped: Callable[[], bool] = lambda: True,
+        largest: int = 0,
+    ) -> None:
         self._backbone, self._notify = backbone, notify
+        self._has_stepped, self._largest = has_stepped, largest
         self._as_before = backbone.forward
         self._adapter = next((each for each in backbone.modules() if isinstance(each, BaseTunerLayer)), None)
         self._weights = [each for each in backbone.parameters() if each.requires_grad]
@@ -172,7 +184,7 @@ class Captured:
         if key not in pool.seen:
             pool.seen[key] = None
             return None
-        if pool.seen[key] is None and self._has_room(asked):
+        if pool.seen[key] is None and (self._has_stepped() or not asked) and self._has_room(asked):
             pool.make_room(call["input_ids"].numel())
             try:
                 pool.seen[key] = self._capture(call, asked)
@@ -195,8 +207,11 @@ class Captured:
         laid_out = 0 if self._stand_ins else of_weights
         # Graphs hold one pass; those of more shapes take little more.
         margin = of_a_pass // 4 if num_captured else 0
+        # A larger row than any so far is no graph's either.
+        longest = max(key[0].numel() for key in self._pools[asked].seen)
+        to_come = of_a_pass * max(1.0, self._largest / longest)
         return num_captured < MOST_GRAPHS and (
-            free >= of_a_pass + max(of_a_pass, of_weights) + laid_out + margin
+            free >= to_come + max(of_a_pass, of_weights) + laid_out + margin
         )
 
     def _give_up(self, asked: bool, error: RuntimeError) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tunesmith.errors import RunInterrupted, RunStopped
 from tunesmith.plan.choice import WORTH_CAPTURING
+from tunesmith.plan.workload import largest_batch
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.disk import full_disk_said
 from tunesmith.train.events import Listener, Notice, Phase
@@ -184,8 +185,15 @@ def _sped_up(setup: Setup, trainer: Any, notify: Callable[[str], None]) -> Itera
         stack.enter_context(walk_less(trainer.model))
         setup.method.speed_up(trainer, choice, notify)
         if choice.may_capture and setup.num_steps >= WORTH_CAPTURING:
+            largest = largest_batch(setup.plan.workload, setup.plan.configuration, certainty=0.95).num_tokens
             for model in models:
-                stack.callback(Captured(model.base_model, notify).release)
+                captured = Captured(
+                    model.base_model,
+                    notify,
+                    has_stepped=lambda: trainer.state.global_step > 0,
+                    largest=largest,
+                )
+                stack.callback(captured.release)
         yield
 
 
