@@ -108,11 +108,13 @@ def test_a_captured_training_is_the_training(make, tuning: str):
         assert_near(one.detach(), other.detach(), 1e-3)
 
 
-@pytest.mark.parametrize("how", [{"has_stepped": lambda: False}, {"largest": 10**12}])
-def test_passes_are_not_captured_where_what_is_to_come_has_no_room_beside_them(make, how: dict[str, Any]):
-    model = make("full", captured=True, **how)
+@pytest.mark.parametrize(("eager", "num_replayed"), [(2**20, len(BATCHES)), (2**50, 0)])
+def test_passes_are_captured_where_the_plan_leaves_room_for_them(make, eager: float, num_replayed: int):
+    from tunesmith.train.captured import Room
+
+    model = make("full", captured=True, room=Room(eager, 2**20, 64, 2**40))
     train(model)
-    assert replays(model) == 0
+    assert replays(model) == num_replayed
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)

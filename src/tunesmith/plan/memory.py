@@ -60,6 +60,16 @@ class Memory:
         return self.items.get("graphs", 0.0)
 
     @property
+    def eager_most(self) -> float:
+        """What a step that isn't captured takes at the most, beside the context: the high estimate."""
+        return self.high - self.graphs - self.items.get("context", 0.0)
+
+    @property
+    def kept(self) -> float:
+        """What layers keep for the backward pass of the largest micro-batch."""
+        return self.items.get("activations", 0.0)
+
+    @property
     def needed(self) -> float:
         """What has to be there."""
         return self.expected - self.graphs

@@ -22,8 +22,8 @@ from tunesmith.plan.choice import (
 from tunesmith.plan.duration import Duration, Probe, estimate_duration, estimate_step
 from tunesmith.plan.facts import MachineFacts
 from tunesmith.plan.hardware import Machine
-from tunesmith.plan.memory import Memory, estimate_memory
-from tunesmith.plan.workload import Configuration, Workload
+from tunesmith.plan.memory import GIB, Memory, estimate_memory
+from tunesmith.plan.workload import Configuration, Workload, largest_batch, usual_batch
 
 # The share of free memory that is left over for what the estimate misses. On a GPU that is measured
 # (docs/plan_accuracy.md); elsewhere other programs share the memory.
@@ -153,7 +153,7 @@ def plan_run(
     precision, why = choose_precision(config, facts)
     attention, how = choose_attention(config, facts, precision, workload.whole_logits)
     candidates = _as_kept(kept, _candidates(config, facts, workload, precision, attention))
-    tried = [(each, _memory(base, workload, each, free)) for each in candidates]
+    tried = [_laid_out(base, workload, each, free) for each in candidates]
     fitting = [each for each, memory in tried if memory.fits(free, MARGIN[facts.device])]
     best = _fastest(fitting, base, workload, machine) if fitting else _smallest(tried)
     memory = next(memory for each, memory in tried if each is best)
@@ -225,6 +225,21 @@ def _candidates(
         for checkpointing in ((False, True) if wanted is None else (wanted,))
         for micro_batch in allowed_micro_batches(config, devices, workload.smallest_micro_batch)
     ]
+
+
+def _laid_out(
+    base: Base, workload: Workload, configuration: Configuration, free: float
+) -> tuple[Configuration, Memory]:
+    """A configuration and what it takes, without graphs where training lays none out (train/captured.py)."""
+    memory = _memory(base, workload, configuration, free)
+    if configuration.captured:
+        trained = base.parameters.total if workload.tuning == "full" else workload.num_lora_params
+        usual = usual_batch(workload, configuration).num_tokens
+        graphs = memory.kept * usual / largest_batch(workload, configuration).num_tokens
+        if memory.eager_most + graphs + 4 * trained / GIB > free:
+            plain = replace(configuration, captured=False)
+            return plain, _memory(base, workload, plain, free)
+    return configuration, memory
 
 
 def _memory(base: Base, workload: Workload, configuration: Configuration, device_gib: float) -> Memory:

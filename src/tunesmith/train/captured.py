@@ -20,6 +20,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from tunesmith.errors import first_line
+from tunesmith.plan.planner import Plan
+from tunesmith.plan.workload import largest_batch
 from tunesmith.train.graphs import capturing, cause
 from tunesmith.train.relayout import that_matter
 from tunesmith.train.stand_ins import CastOnce, StandIns, copy_each
@@ -28,6 +30,7 @@ from tunesmith.train.stand_ins import CastOnce, StandIns, copy_each
 _KNOWN = frozenset({"input_ids", "position_ids", "cu_seq_lens_q", "max_length_q"})
 # Shapes of which graphs are kept at most; each costs about a second and some memory of the driver.
 MOST_GRAPHS = 64
+GIB = 2**30
 # The first capture of a process may meet a library that isn't loaded yet.
 MOST_FAILURES = 2
 
@@ -43,6 +46,26 @@ class _Graphs:
     hidden_gradient: Any = None
     # One for each trained weight, None where a weight isn't read; the same ones for all shapes.
     gradients: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a run takes of a device by its plan, in bytes.
+
+    `eager` is the most of a step that isn't captured, `kept` are activations of a row of `largest` tokens,
+    and `free` is what may be taken.
+    """
+
+    eager: float
+    kept: float
+    largest: int
+    free: float
+
+    @classmethod
+    def of(cls, plan: Plan) -> Room:
+        """By the plan's high estimate: without graphs a run is slower, without room it ends."""
+        memory, largest = plan.memory, largest_batch(plan.workload, plan.configuration).num_tokens
+        return cls(memory.eager_most * GIB, memory.kept * GIB, largest, plan.free_gib * GIB)
 
 
 class _Pool:
@@ -101,22 +124,10 @@ class _Replay(torch.autograd.Function):
 
 
 class Captured:
-    """Answers for the layers of a model (`backbone`, without its head) by graphs where it can.
+    """Answers for the layers of a model (`backbone`, without its head) by graphs where it can."""
 
-    Passes that gradients are asked of aren't captured before `has_stepped`: until then the optimizer's
-    moments are still to come. `largest` are the tokens of the largest row to be expected (0: of those seen).
-    """
-
-    def __init__(
-        self,
-        backbone: Any,
-        notify: Callable[[str], None],
-        *,
-        has_stepped: Callable[[], bool] = lambda: True,
-        largest: int = 0,
-    ) -> None:
-        self._backbone, self._notify = backbone, notify
-        self._has_stepped, self._largest = has_stepped, largest
+    def __init__(self, backbone: Any, notify: Callable[[str], None], room: Room | None = None) -> None:
+        self._backbone, self._notify, self._room = backbone, notify, room
         self._as_before = backbone.forward
         self._adapter = next((each for each in backbone.modules() if isinstance(each, BaseTunerLayer)), None)
         self._weights = [each for each in backbone.parameters() if each.requires_grad]
@@ -180,39 +191,44 @@ class Captured:
             and (self._adapter.disable_adapters, self._adapter.merged, *self._adapter.active_adapters),
             hash(tuple(parameters[name].data_ptr() for parameters, name in self._places)),
         )
-        pool = self._pools[asked]
+        pool, num_tokens = self._pools[asked], call["input_ids"].numel()
         if key not in pool.seen:
             pool.seen[key] = None
             return None
-        if pool.seen[key] is None and (self._has_stepped() or not asked) and self._has_room(asked):
-            pool.make_room(call["input_ids"].numel())
+        if pool.seen[key] is None and self._has_room(asked, num_tokens):
+            pool.make_room(num_tokens)
             try:
                 pool.seen[key] = self._capture(call, asked)
             except RuntimeError as error:  # out of memory is one
                 self._give_up(asked, error)
         return pool.seen[key]
 
-    def _has_room(self, asked: bool) -> bool:
-        """Whether graphs can keep activations beside those of a pass that isn't captured: their memory is
-        theirs alone, and a shape's first pass is no graph's. Asked while no step's activations are alive."""
-        num_captured = sum(
-            graphs is not None for pool in self._pools.values() for graphs in pool.seen.values()
-        )
-        held = torch.cuda.memory_allocated()
-        of_a_pass = torch.cuda.max_memory_allocated() - held
-        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - held
-        # Gradients that are handed out stand beside those that were added up; casts, and those of the graphs,
-        # are laid out once.
+    def _has_room(self, asked: bool, num_tokens: int) -> bool:
+        """Whether graphs of a row can keep activations beside those of a pass that isn't captured.
+
+        Their memory is theirs alone, and a shape's first pass is no graph's. Asked while no step's activations
+        are alive. By the plan where there is one: what was seen so far may lack the optimizer's moments,
+        gradients that are added up, and the largest row.
+        """
+        captured = [
+            key[0].numel() for pool in self._pools.values() for key, each in pool.seen.items() if each
+        ]
+        if len(captured) >= MOST_GRAPHS:
+            return False
+        held, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+        there = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+        # Casts of weights, and gradients of the graphs, are laid out once.
         of_weights = sum(weight.nbytes for weight in self._weights) if asked else 0
+        if asked and self._room:
+            eager = max(self._room.eager, peak - (of_weights if self._stand_ins else 0))
+            graphs = self._room.kept * max([*captured, num_tokens]) / self._room.largest
+            return min(there, self._room.free) >= eager + graphs + of_weights
+        of_a_pass = peak - held
         laid_out = 0 if self._stand_ins else of_weights
         # Graphs hold one pass; those of more shapes take little more.
-        margin = of_a_pass // 4 if num_captured else 0
-        # A larger row than any so far is no graph's either.
-        longest = max(key[0].numel() for key in self._pools[asked].seen)
-        to_come = of_a_pass * max(1.0, self._largest / longest)
-        return num_captured < MOST_GRAPHS and (
-            free >= to_come + max(of_a_pass, of_weights) + laid_out + margin
-        )
+        margin = of_a_pass // 4 if captured else 0
+        # Gradients that are handed out stand beside those that were added up.
+        return there - held >= of_a_pass + max(of_a_pass, of_weights) + laid_out + margin
 
     def _give_up(self, asked: bool, error: RuntimeError) -> None:
         """Once is no reason to."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from tunesmith.errors import RunInterrupted, RunStopped
 from tunesmith.plan.choice import WORTH_CAPTURING
-from tunesmith.plan.workload import largest_batch
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.disk import full_disk_said
 from tunesmith.train.events import Listener, Notice, Phase
@@ -173,7 +172,7 @@ def _has_experts(model: Any) -> bool:
 def _sped_up(setup: Setup, trainer: Any, notify: Callable[[str], None]) -> Iterator[None]:
     """Inside, the trainer does the same work in less time."""
     from tunesmith.train.batches import bring_aside
-    from tunesmith.train.captured import Captured
+    from tunesmith.train.captured import Captured, Room
     from tunesmith.train.lora_linear import merge_products
 
     choice, models = setup.choice, read_models(trainer)
@@ -185,15 +184,9 @@ def _sped_up(setup: Setup, trainer: Any, notify: Callable[[str], None]) -> Itera
         stack.enter_context(walk_less(trainer.model))
         setup.method.speed_up(trainer, choice, notify)
         if choice.may_capture and setup.num_steps >= WORTH_CAPTURING:
-            largest = largest_batch(setup.plan.workload, setup.plan.configuration, certainty=0.95).num_tokens
+            room = Room.of(setup.plan)
             for model in models:
-                captured = Captured(
-                    model.base_model,
-                    notify,
-                    has_stepped=lambda: trainer.state.global_step > 0,
-                    largest=largest,
-                )
-                stack.callback(captured.release)
+                stack.callback(Captured(model.base_model, notify, room).release)
         yield
 
 
