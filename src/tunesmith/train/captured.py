@@ -206,8 +206,8 @@ class Captured:
     def _has_room(self, asked: bool, num_tokens: int) -> bool:
         """Whether graphs of a row can keep activations beside those of a pass that isn't captured.
 
-        Their memory is theirs alone, and a shape's first pass is no graph's. Asked while no step's activations
-        are alive. By the plan where there is one: what was seen so far may lack the optimizer's moments,
+        Their memory is theirs alone, and a shape's first pass is no graph's. Asked while no step's
+        activations are alive. By the plan where there is one: what was seen so far may lack moments,
         gradients that are added up, and the largest row.
         """
         captured = [
