@@ -57,6 +57,14 @@ def test_items_add_up_to_what_is_expected():
         assert min(each.items.values()) > 0
 
 
+def test_however_far_steps_lie_apart_no_run_is_done_before_it_began():
+    wide = Probe(1.0, 0.0, 3.0)
+    architecture, workload, how = run_of(next(iter(measured_rows().values())))
+    parts = (architecture, count_parameters(architecture), workload, how, H100)
+    found = estimate_duration(*parts, probe=wide)
+    assert 0 < found.low < found.expected < found.high
+
+
 def test_more_work_takes_longer():
     plain = step("lora")
     assert step("lora", checkpointing=True, captured=False).expected > plain.expected

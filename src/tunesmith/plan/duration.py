@@ -187,11 +187,12 @@ def estimate_duration(
     if workload.reference == "precomputed":
         passes = lengths.num_rows / workload.global_batch_size
         items["reference"] = passes * a_step / (3 if full else 2)
-    off = error * (items["steps"] + items["evaluation"] + items.get("reference", 0.0))
-    # What lies beside the steps depends on disks and networks that nobody measured.
-    beside = sum(items.values()) - off / error if error else 0.0
+    judged = items["steps"] + items["evaluation"] + items.get("reference", 0.0)
     total = sum(items.values())
-    return Duration(MappingProxyType(items), total - off - 0.4 * beside, total, total + off + beside)
+    # What lies beside the steps depends on disks and networks that nobody measured.
+    beside = total - judged
+    low, high = judged / (1 + error) + 0.6 * beside, judged * (1 + error) + 2 * beside
+    return Duration(MappingProxyType(items), low, total, high)
 
 
 class _Step:

@@ -278,7 +278,7 @@ def _fit_sentence(how: Configuration, memory: Memory, free: float) -> str:
 
 def _learned_sentence(learned: Learned) -> str:
     runs = "an earlier run here" if learned.num_runs == 1 else f"{learned.num_runs} earlier runs here"
-    return f"time by {runs}: {learned.factor:.2f} times the estimate"
+    return f"time by {runs}: {learned.factor:.3g} times the estimate"
 
 
 def _three(found: Memory | Duration) -> dict[str, float]:
