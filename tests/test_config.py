@@ -6,7 +6,7 @@ import pytest
 
 from tunesmith.config.defaults import field_defaults
 from tunesmith.config.layers import parse_scalar
-from tunesmith.config.loading import OWNED_TRL_KEYS, load_config
+from tunesmith.config.loading import OWNED_TRL_KEYS, load_config, with_tuning
 from tunesmith.config.methods import METHODS, TRAINERS_OF, TRL_SETTINGS
 from tunesmith.config.run_config import RunConfig
 from tunesmith.config.template import run_yaml_template
@@ -452,3 +452,17 @@ def test_names_of_lora_targets_may_be_a_list_or_a_line(tmp_path):
 
 def test_a_date_as_a_name_is_text(tmp_path):
     assert load(tmp_path, "model: m\ndataset: d\nrun_name: 2026-11-22\n").config.run_name == "2026-11-22"
+
+
+def test_what_auto_settles_on_leaves_ones_own_settings_alone(tmp_path: Path):
+    path = tmp_path / "default.yaml"
+    path.write_text(
+        "method: sft\nmodel: m\ndataset: d.jsonl\ntuning: auto\nlearning_rate: 0.5\nwarmup_steps: null\n"
+    )
+    loaded = load_config(run_yaml=path, environ={})
+    full = with_tuning(loaded, "full")
+    assert (full.config.tuning, full.config.learning_rate) == ("full", 0.5)
+    assert (
+        full.config.warmup_steps
+        == load_config(run_yaml=path, flags={"tuning": "full"}, environ={}).config.warmup_steps
+    )

@@ -1,6 +1,8 @@
 """Predicted seconds, against steps of an H100 and of two cores, and what must hold of any prediction."""
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,18 @@ def test_however_far_steps_lie_apart_no_run_is_done_before_it_began():
     parts = (architecture, count_parameters(architecture), workload, how, H100)
     found = estimate_duration(*parts, probe=wide)
     assert 0 < found.low < found.expected < found.high
+
+
+def test_the_interval_of_a_sampled_mean_widens_the_time():
+    architecture, workload, how = run_of(next(iter(measured_rows().values())))
+    rest = (how, H100)
+    parts = (architecture, count_parameters(architecture))
+    exact, sampled = (
+        estimate_duration(*parts, dataclasses.replace(workload, mean_error=error), *rest)
+        for error in (0.0, 0.5)
+    )
+    assert sampled.expected == exact.expected
+    assert sampled.high - exact.high == pytest.approx(exact.items["steps"] * (math.hypot(0.5, 0.2) - 0.2))
 
 
 def test_more_work_takes_longer():

@@ -571,3 +571,13 @@ def test_memory_of_rows_that_nothing_was_fitted_to_keeps_the_bars(errors):
 def test_seconds_of_rows_that_nothing_was_fitted_to_keep_the_bar(errors):
     off = sorted(errors.seconds["plan, by lengths"])
     assert off[len(off) // 2] <= 0.15
+
+
+def test_what_layers_keep_is_known_whatever_moment_needs_most():
+    """Graphs keep it beside all else, of methods that sample too (train/captured.py)."""
+    sampling = need("lora", num_sampled=512, completion_length=2048, num_generations=8)
+    assert "activations" not in sampling.items
+    plain = need("lora")
+    assert plain.kept == pytest.approx(plain.items["activations"], rel=0.3)
+    assert sampling.kept > 0.5 * plain.kept
+    assert plain.eager_most > plain.needed - plain.items["context"]

@@ -177,12 +177,16 @@ def _here(tasks: Sequence[Task]) -> Outlook:
 
 def _probed_here(tasks: Sequence[Task], view: ProgressView) -> Outlook:
     from tunesmith.plan.facts import machine_here
+    from tunesmith.plan.refusal import does_not_fit
     from tunesmith.train.planning import facts_here, outlook
     from tunesmith.train.probe import probe_steps
     from tunesmith.train.setup import set_up
 
-    task = _here(tasks).task
-    if (number := facts_here(task).num_devices) > 1:
+    found = _here(tasks)
+    task, facts = found.task, facts_here(found.task)
+    if found.faults and does_not_fit(found.plan, facts, strictly=False):
+        return found  # no step could be done
+    if (number := facts.num_devices) > 1:
         raise ConfigError(
             f"--probe does its steps in one process, and this run would have {number}",
             where="command line",
@@ -202,15 +206,15 @@ def _there(tasks: Sequence[Task], hardware: str) -> tuple[list[Outlook], dict[st
     every = current.machines
     if hardware != "all":
         every = {hardware: every.get(hardware) or machine(hardware)}
-    found, others = [], {}
+    found, others, refused = [], {}, None
     for name, each in every.items():
         try:
             if outlook := _on(each, tasks):
                 found.append(outlook)
         except ConfigError as error:
-            if hardware != "all":
-                raise
-            others[name] = str(error)
+            others[name], refused = str(error), error
+    if refused and not found:
+        raise refused
     return found, others, current.says
 
 

@@ -114,6 +114,7 @@ def resolve(settings: Layer) -> LoadedConfig:
     provenance = {name: "default" for name in RunConfig.model_fields if name != "trl"}
     provenance["logging_steps"] = f"default ({LOGGING_SOURCE})"
     updates: dict[str, Any] = {}
+    provenance |= {key: setting.origin for key, setting in settings.items()}
     for name, default in field_defaults(config.method, config.tuning).items():
         if name not in settings or getattr(config, name) is None:
             updates[name] = default.value
@@ -121,7 +122,6 @@ def resolve(settings: Layer) -> LoadedConfig:
     own = {name: each for name, each in trl_defaults(config.method).items() if name not in config.trl}
     updates["trl"] = {name: each.value for name, each in own.items()} | config.trl
     provenance |= {f"trl.{name}": f"default ({each.source})" for name, each in own.items()}
-    provenance |= {key: setting.origin for key, setting in settings.items()}
     return LoadedConfig(config.model_copy(update=updates), provenance)
 
 
@@ -130,7 +130,7 @@ def with_tuning(loaded: LoadedConfig, tuning: str) -> LoadedConfig:
     updates: dict[str, Any] = {"tuning": tuning}
     provenance = dict(loaded.provenance)
     for name, default in field_defaults(loaded.config.method, tuning).items():
-        if provenance[name].startswith("default"):
+        if provenance[name].startswith("default ("):
             updates[name] = default.value
             provenance[name] = f"default ({default.source})"
     return LoadedConfig(loaded.config.model_copy(update=updates), provenance)

@@ -29,7 +29,13 @@ def sampled(config: RunConfig, number: int, folder: Path) -> tuple[RunConfig, in
     dataset = open_dataset(sources[0])
     total = min(len(dataset), config.max_rows or len(dataset))
     drawn = sorted(random.Random(config.seed).sample(range(total), min(number, total)))
-    path = folder / "sample.jsonl"
-    dataset.select(drawn).to_json(path)
-    changes = {"dataset": str(path), "dataset_config": None, "dataset_train_split": "train", "max_rows": None}
+    path = folder / "sample.parquet"
+    dataset.select(drawn).to_parquet(path)
+    changes = {
+        "dataset": str(path),
+        "map": sources[0].map,
+        "dataset_config": None,
+        "dataset_train_split": "train",
+        "max_rows": None,
+    }
     return config.model_copy(update=changes | {"test_size": None}), len(drawn), total

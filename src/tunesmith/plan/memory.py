@@ -41,13 +41,16 @@ class Memory:
     `items` add up to `expected`; `low` and `high` have another largest micro-batch, and no or more
     fragmentation. `graphs` is what captured passes take beyond a step that isn't captured: they are laid out
     only where they have room beside one (`_has_room` of train/captured.py), so a configuration fits when
-    `needed` does.
+    `needed` does. `eager_most` is the high estimate of a step that isn't captured, beside the context;
+    `kept` are activations of the largest micro-batch, whenever in a step most is needed.
     """
 
     items: Items
     low: float
     expected: float
     high: float
+    eager_most: float
+    kept: float
 
     @property
     def allocated(self) -> float:
@@ -58,16 +61,6 @@ class Memory:
     def graphs(self) -> float:
         """What captured passes take where there is room for it."""
         return self.items.get("graphs", 0.0)
-
-    @property
-    def eager_most(self) -> float:
-        """What a step that isn't captured takes at the most, beside the context: the high estimate."""
-        return self.high - self.graphs - self.items.get("context", 0.0)
-
-    @property
-    def kept(self) -> float:
-        """What layers keep for the backward pass of the largest micro-batch."""
-        return self.items.get("activations", 0.0)
 
     @property
     def needed(self) -> float:
@@ -109,12 +102,15 @@ def estimate_memory(
         batch = largest or largest_batch(workload, configuration, certainty)
         return counts.items(batch, fragmented)
 
-    expected = at(_EXPECTED, fragmentation)
+    expected, highest = at(_EXPECTED, fragmentation), at(_HIGH, 2 * fragmentation)
+    kept, _ = counts.kept(largest or largest_batch(workload, configuration, _EXPECTED), cast_once=True)
     return Memory(
         MappingProxyType(expected),
         sum(at(_LOW, 0.0).values()) * (1 - error),
         sum(expected.values()),
-        sum(at(_HIGH, 2 * fragmentation).values()) * (1 + error),
+        sum(highest.values()) * (1 + error),
+        sum(gib for name, gib in highest.items() if name not in ("graphs", "context")) * (1 + error),
+        kept / GIB,
     )
 
 
@@ -203,7 +199,7 @@ class _Counts:
         handed_out += 0.0 if self.numbers.head else 4.0 * self.vocabulary
         if largest.num_tokens > usual or self.how.checkpointing:
             return laid_out + max(0.0, handed_out - eager)
-        kept, _ = self._kept(largest, cast_once=True)
+        kept, _ = self.kept(largest, cast_once=True)
         captured = max(kept, gradients) + self._over(largest.num_tokens) + workspace
         moments = [captured, handed_out]
         if shapes > 1:
@@ -228,7 +224,7 @@ class _Counts:
         # Of several micro-batches the second finds gradients there.
         before = gradients if self.how.accumulation > 1 or not self.full else of_head
         casts = float(self.value * self.products) if self.shape.casts else 0.0
-        kept, layer = self._kept(batch)
+        kept, layer = self.kept(batch)
         over = self._over(tokens)
         workspace = constant("memory.workspace") * GIB if self.how.device == "cuda" else 0.0
         logits = self._logits(tokens)
@@ -264,7 +260,7 @@ class _Counts:
             moments.append({"sampling": cache, "temporary": self.sampling / 2 + workspace})
         return moments
 
-    def _kept(self, batch: Batch, *, cast_once: bool = False) -> tuple[float, float]:
+    def kept(self, batch: Batch, *, cast_once: bool = False) -> tuple[float, float]:
         """Bytes that all layers and the last norm keep for the backward pass, and those of one layer."""
         model, hidden = self.model, self.model.hidden_size
         with_experts = len(model.expert_layers)

@@ -157,7 +157,7 @@ def rows_of_sample(config: RunConfig, number: int) -> RowCounts:
         seen,
         num_rows=num_rows - held_out,
         num_eval_rows=held_out or seen.num_eval_rows,
-        longest=max(seen.longest, math.ceil(spread.longest_of(num_rows) / texts)),
+        longest=max(seen.longest, math.ceil(spread.longest_of(num_rows) / texts) if part else 0),
         mean_error=1.96 * seen.length_deviation / seen.mean_length * math.sqrt(part / seen.num_rows),
     )
 
@@ -233,6 +233,7 @@ def outlook(
     plan = plan_of(task, facts, machine, learned=learned, probe=probe)
     faults = faults_of(plan, task.config, facts, strictly=True)
     if task.config.tuning == "qlora" and facts.device != "cuda":
-        faults.insert(0, "qlora needs a CUDA GPU")
+        # Whatever else were changed, it would still need one.
+        return Outlook(task, machine, plan, ("qlora needs a CUDA GPU", *faults), ())
     changes = changes_that_help(plan, task.config, facts, machine, task.base) if faults else []
     return Outlook(task, machine, plan, tuple(faults), tuple(changes))

@@ -9,6 +9,7 @@ from tunesmith.train.events import Listener, Notice, Phase
 from tunesmith.train.machine import probe_machine
 from tunesmith.train.method_trainer import RowCounts
 from tunesmith.train.planning import Task, outlook, rows_of_data, task_of
+from tunesmith.train.setup import refuse_unwatched_processes
 
 # The first that fits and keeps to the budget is taken.
 _IN_ORDER = ("full", "lora")
@@ -35,6 +36,7 @@ def settle_tuning(loaded: LoadedConfig, listener: Listener) -> LoadedConfig:
     """
     if loaded.config.tuning != "auto":
         return loaded
+    refuse_unwatched_processes()
     listener(Phase("choosing between full fine-tuning and an adapter"))
     full, adapter = tasks_of(loaded, rows_of_data(loaded.config))
     facts = probe_machine(loaded.config.device)
