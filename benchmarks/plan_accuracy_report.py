@@ -329,17 +329,11 @@ def fitted(loss: Callable[[Mapping[str, float]], float], start: Mapping[str, flo
 def fit(rows: list[dict[str, Any]]) -> str:
     """Better constants from the calibration half: those of steps by a search, memory's by means."""
     chosen = [row for row in usable(rows, True) if "step_s" in row]
-    on_cpu = [row for row in chosen if row["device"] == "CPU"]
-    told = [
-        _fit_steps(some, names)
-        for some, names in ((_without(chosen, on_cpu), FITTED), (on_cpu, FITTED_ON_CPU))
-        if some
-    ]
+    told = []
+    for is_cpu, names in ((False, FITTED), (True, FITTED_ON_CPU)):
+        if some := [row for row in chosen if (row["device"] == "CPU") == is_cpu]:
+            told.append(_fit_steps(some, names))
     return "\n".join([*told, *_fit_memory(chosen)]) or "no rows of the calibration half yet"
-
-
-def _without(rows: list[dict[str, Any]], some: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in rows if row not in some]
 
 
 def _fit_steps(rows: list[dict[str, Any]], names: tuple[str, ...]) -> str:

@@ -110,7 +110,7 @@ def test_a_captured_training_is_the_training(make, tuning: str):
 
 @pytest.mark.parametrize(("eager", "num_replayed"), [(2**20, len(BATCHES)), (2**50, 0)])
 def test_passes_are_captured_where_the_plan_leaves_room_for_them(make, eager: float, num_replayed: int):
-    from tunesmith.train.captured import Room
+    from tunesmith.plan.room import Room
 
     model = make("full", captured=True, room=Room(eager, 2**20, 64, 2**40))
     train(model)

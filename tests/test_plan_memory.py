@@ -1,6 +1,7 @@
 """Predicted memory, against what torch keeps of real layers and against runs on an H100."""
 
 import contextlib
+import dataclasses
 import json
 import re
 import sys
@@ -14,6 +15,7 @@ from tunesmith.plan.architecture import Architecture, read_architecture
 from tunesmith.plan.calibration import constants
 from tunesmith.plan.memory import GIB, estimate_memory
 from tunesmith.plan.parameters import count_lora, count_parameters
+from tunesmith.plan.room import Room
 from tunesmith.plan.workload import (
     Batch,
     Configuration,
@@ -581,3 +583,16 @@ def test_what_layers_keep_is_known_whatever_moment_needs_most():
     assert plain.kept == pytest.approx(plain.items["activations"], rel=0.3)
     assert sampling.kept > 0.5 * plain.kept
     assert plain.eager_most > plain.needed - plain.items["context"]
+
+
+def test_graphs_have_no_room_beside_the_largest_step_to_come():
+    """1.5B full, 16 rows twice a step: laid out on 77 GiB by what the first step took, they ended the run."""
+    room = Room(eager=60 * GIB, kept=24 * GIB, largest=10_240, free=77 * GIB)
+    of_weights = 6 * GIB
+    assert not room.holds(7_680, of_weights)
+    assert dataclasses.replace(room, free=85 * GIB).holds(7_680, of_weights)
+    # What was seen, and what the device has, count where they are worse than the plan.
+    small = Room(eager=20 * GIB, kept=8 * GIB, largest=10_240, free=77 * GIB)
+    assert small.holds(10_240, of_weights)
+    assert not small.holds(10_240, of_weights, peak=70 * GIB)
+    assert not small.holds(10_240, of_weights, there=30 * GIB)

@@ -71,7 +71,7 @@ def plan_sentence(plan: Plan) -> str:
         told.append(f"${cost['expected']:.2f} (${cost['low']:.2f} to ${cost['high']:.2f})")
     if not plan.fits:
         told.append(
-            f"it may not fit: about {plan.beside_context_gib:.1f} GiB needed, {plan.free_gib:.1f} GiB free"
+            f"it may not fit: about {plan.memory.beside_context:.1f} GiB needed, {plan.free_gib:.1f} GiB free"
         )
     return "; ".join(told)
 

@@ -20,6 +20,7 @@ from tunesmith.config.loading import LoadedConfig, load_config
 from tunesmith.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tunesmith.plan.facts import MachineFacts
     from tunesmith.plan.hardware import Machine
     from tunesmith.train.method_trainer import RowCounts
     from tunesmith.train.planning import Outlook, Task
@@ -109,15 +110,16 @@ def show_plan(
 ) -> None:
     """Plan, show, and exit with 3 where no machine that was asked for will do."""
     from tunesmith.cli.training import placed
+    from tunesmith.train.planning import facts_here
     from tunesmith.train.tuning import tasks_of
 
     others: dict[str, str] = {}
     with placed(loaded.provenance), libraries_logged(), ProgressView(out) as view:
         tasks = tasks_of(loaded, read_rows())
         if probe:
-            outlooks, prices = [_probed_here(tasks, view)], None
+            outlooks, prices = [_probed_here(tasks, facts_here(tasks[0]), view)], None
         elif hardware == "local":
-            outlooks, prices = [_here(tasks)], None
+            outlooks, prices = [_here(tasks, facts_here(tasks[0]))], None
         else:
             outlooks, others, prices = _there(tasks, hardware)
     if not outlooks:
@@ -163,28 +165,22 @@ def _first_that_does(tasks: Sequence[Task], plan_for: Callable[[Task], Outlook])
     return found
 
 
-def _here(tasks: Sequence[Task]) -> Outlook:
-    from tunesmith.plan.facts import machine_here
-    from tunesmith.plan.learned import learned_here
-    from tunesmith.train.planning import facts_here, outlook
+def _here(tasks: Sequence[Task], facts: MachineFacts) -> Outlook:
+    from tunesmith.train.planning import outlook_here
 
-    facts = facts_here(tasks[0])
-    return _first_that_does(
-        tasks,
-        lambda task: outlook(task, facts, machine_here(facts), learned=learned_here(task.like(facts))),
-    )
+    return _first_that_does(tasks, lambda task: outlook_here(task, facts))
 
 
-def _probed_here(tasks: Sequence[Task], view: ProgressView) -> Outlook:
+def _probed_here(tasks: Sequence[Task], facts: MachineFacts, view: ProgressView) -> Outlook:
     from tunesmith.plan.facts import machine_here
     from tunesmith.plan.refusal import does_not_fit
-    from tunesmith.train.planning import facts_here, outlook
+    from tunesmith.train.planning import outlook
     from tunesmith.train.probe import probe_steps
     from tunesmith.train.setup import set_up
 
-    found = _here(tasks)
-    task, facts = found.task, facts_here(found.task)
-    if found.faults and does_not_fit(found.plan, facts, strictly=False):
+    found = _here(tasks, facts)
+    task = found.task
+    if does_not_fit(found.plan, task.config, facts, strictly=False):
         return found  # no step could be done
     if (number := facts.num_devices) > 1:
         raise ConfigError(

@@ -97,7 +97,7 @@ def comparison(outlooks: Sequence[Outlook], others: Mapping[str, str]) -> Table:
         reason = "; ".join(each.faults) + (f". It would with {each.changes[0]}" if each.changes else "")
         table.add_row(
             escape(each.machine.name),
-            f"{plan.beside_context_gib:.1f} of {plan.free_gib:.0f}",
+            f"{plan.memory.beside_context:.1f} of {plan.free_gib:.0f}",
             duration_text(duration.expected) if duration else "",
             f"${cost['expected']:.2f}" if cost else "",
             escape(reason or marks.get(each.machine.name, "")),

@@ -67,13 +67,17 @@ class Memory:
         """What has to be there."""
         return self.expected - self.graphs
 
+    @property
+    def beside_context(self) -> float:
+        """What has to be free: a process's context is there before."""
+        return self.needed - self.items.get("context", 0.0)
+
     def fits(self, free_gib: float, margin: float = 0.1, *, context_is_taken: bool = True) -> bool:
         """Whether a share of `margin` is left over of `free_gib`.
 
         A probed device's free memory is what is left beside the context, a table's is all that it has.
         """
-        of_context = self.items.get("context", 0.0) if context_is_taken else 0.0
-        return self.needed - of_context <= free_gib * (1 - margin)
+        return (self.beside_context if context_is_taken else self.needed) <= free_gib * (1 - margin)
 
 
 def estimate_memory(

@@ -22,8 +22,9 @@ from tunesmith.plan.choice import (
 from tunesmith.plan.duration import Duration, Probe, estimate_duration, estimate_step
 from tunesmith.plan.facts import MachineFacts
 from tunesmith.plan.hardware import Machine
-from tunesmith.plan.memory import GIB, Memory, estimate_memory
-from tunesmith.plan.workload import Configuration, Workload, largest_batch, usual_batch
+from tunesmith.plan.memory import Memory, estimate_memory
+from tunesmith.plan.room import Room
+from tunesmith.plan.workload import Configuration, Workload, usual_batch
 
 # The share of free memory that is left over for what the estimate misses. On a GPU that is measured
 # (docs/plan_accuracy.md); elsewhere other programs share the memory.
@@ -71,11 +72,6 @@ class Plan:
     duration: Duration | None
     price_usd_per_hour: float | None
     pace: Probe | None = None
-
-    @property
-    def beside_context_gib(self) -> float:
-        """What has to be free of memory: a process's context is there before."""
-        return self.memory.needed - self.memory.items.get("context", 0.0)
 
     @property
     def cost_usd(self) -> dict[str, float] | None:
@@ -235,8 +231,7 @@ def _laid_out(
     if configuration.captured:
         trained = base.parameters.total if workload.tuning == "full" else workload.num_lora_params
         usual = usual_batch(workload, configuration).num_tokens
-        graphs = memory.kept * usual / largest_batch(workload, configuration).num_tokens
-        if memory.eager_most + graphs + 4 * trained / GIB > free:
+        if not Room.of(memory, workload, configuration, free).holds(usual, 4.0 * trained):
             plain = replace(configuration, captured=False)
             return plain, _memory(base, workload, plain, free)
     return configuration, memory
@@ -272,7 +267,7 @@ def _fit_sentence(how: Configuration, memory: Memory, free: float) -> str:
     rows = f"{how.micro_batch} {'row' if how.micro_batch == 1 else 'rows'} at a time"
     where = f" on each of {how.num_devices}" if how.num_devices > 1 else ""
     again = ", activations recomputed" if how.checkpointing else ""
-    need = max(memory.needed - memory.items.get("context", 0.0), 0.1)
+    need = max(memory.beside_context, 0.1)
     return f"{rows}{where}: about {need:.1f} GiB of {free:.1f} free{again}"
 
 

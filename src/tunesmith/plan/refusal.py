@@ -40,25 +40,27 @@ def refuse_overrun(plan: Plan, config: RunConfig, facts: MachineFacts, machine: 
 
 def faults_of(plan: Plan, config: RunConfig, facts: MachineFacts, *, strictly: bool) -> list[str]:
     """A sentence for all that stands in the way of a plan; `strictly` holds it to the margin of the estimate
-    as well. What isn't counted in memory isn't held against a run."""
-    no_room = None if not_counted(config) else does_not_fit(plan, facts, strictly=strictly)
+    as well."""
+    no_room = does_not_fit(plan, config, facts, strictly=strictly)
     return ([no_room] if no_room else []) + list(over_budget(plan, config))
 
 
-def does_not_fit(plan: Plan, facts: MachineFacts, *, strictly: bool) -> str | None:
-    """The sentence of a run that has no room, or None.
+def does_not_fit(plan: Plan, config: RunConfig, facts: MachineFacts, *, strictly: bool) -> str | None:
+    """The sentence of a run that has no room, or None; where memory isn't counted it isn't judged.
 
     A run is refused when even the low estimate is more than there is; `strictly`, or under a limit of the
     user's, when no margin is left.
     """
+    if not_counted(config):
+        return None
     free, memory = plan.free_gib, plan.memory
     limited = free < facts.memory_gib
     least = memory.low - memory.graphs - memory.items.get("context", 0.0)
     if plan.fits or (not strictly and not limited and least <= free):
         return None
     of = "are what budget.max_memory_gib leaves" if limited else "are free"
-    need = f"about {plan.beside_context_gib:.1f} GiB are needed"
-    if plan.beside_context_gib <= free:
+    need = f"about {plan.memory.beside_context:.1f} GiB are needed"
+    if plan.memory.beside_context <= free:
         need += f" and {100 * MARGIN[facts.device]:.0f} % left over"
     return f"it does not fit: {need}, and {free:.1f} GiB {of}"
 

@@ -20,8 +20,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from tunesmith.errors import first_line
-from tunesmith.plan.planner import Plan
-from tunesmith.plan.workload import largest_batch
+from tunesmith.plan.room import Room
 from tunesmith.train.graphs import capturing, cause
 from tunesmith.train.relayout import that_matter
 from tunesmith.train.stand_ins import CastOnce, StandIns, copy_each
@@ -30,7 +29,6 @@ from tunesmith.train.stand_ins import CastOnce, StandIns, copy_each
 _KNOWN = frozenset({"input_ids", "position_ids", "cu_seq_lens_q", "max_length_q"})
 # Shapes of which graphs are kept at most; each costs about a second and some memory of the driver.
 MOST_GRAPHS = 64
-GIB = 2**30
 # The first capture of a process may meet a library that isn't loaded yet.
 MOST_FAILURES = 2
 
@@ -46,26 +44,6 @@ class _Graphs:
     hidden_gradient: Any = None
     # One for each trained weight, None where a weight isn't read; the same ones for all shapes.
     gradients: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class Room:
-    """What a run takes of a device by its plan, in bytes.
-
-    `eager` is the most of a step that isn't captured, `kept` are activations of a row of `largest` tokens,
-    and `free` is what may be taken.
-    """
-
-    eager: float
-    kept: float
-    largest: int
-    free: float
-
-    @classmethod
-    def of(cls, plan: Plan) -> Room:
-        """By the plan's high estimate: without graphs a run is slower, without room it ends."""
-        memory, largest = plan.memory, largest_batch(plan.workload, plan.configuration).num_tokens
-        return cls(memory.eager_most * GIB, memory.kept * GIB, largest, plan.free_gib * GIB)
 
 
 class _Pool:
@@ -220,9 +198,8 @@ class Captured:
         # Casts of weights, and gradients of the graphs, are laid out once.
         of_weights = sum(weight.nbytes for weight in self._weights) if asked else 0
         if asked and self._room:
-            eager = max(self._room.eager, peak - (of_weights if self._stand_ins else 0))
-            graphs = self._room.kept * max([*captured, num_tokens]) / self._room.largest
-            return min(there, self._room.free) >= eager + graphs + of_weights
+            eager = peak - (of_weights if self._stand_ins else 0)
+            return self._room.holds(max([*captured, num_tokens]), of_weights, peak=eager, there=there)
         of_a_pass = peak - held
         laid_out = 0 if self._stand_ins else of_weights
         # Graphs hold one pass; those of more shapes take little more.

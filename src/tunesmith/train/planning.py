@@ -14,9 +14,9 @@ from tunesmith.plan.base import AS_LLAMA, Base, read_base
 from tunesmith.plan.calibration import constant
 from tunesmith.plan.choice import share_out
 from tunesmith.plan.duration import Probe
-from tunesmith.plan.facts import MachineFacts, facts_of
+from tunesmith.plan.facts import MachineFacts, facts_of, machine_here
 from tunesmith.plan.hardware import LOCAL, Machine
-from tunesmith.plan.learned import Like
+from tunesmith.plan.learned import Like, learned_here
 from tunesmith.plan.parameters import count_lora
 from tunesmith.plan.planner import Kept, Learned, Plan, plan_run
 from tunesmith.plan.refusal import changes_that_help, faults_of
@@ -71,14 +71,30 @@ def task_of(config: RunConfig, rows: RowCounts) -> Task:
     method.check(config)
     origin = origin_of(config)
     base = read_base(origin.model, origin.revision, trust_remote_code=config.trust_remote_code)
-    # A family that is planned as Llama's has modules of other names.
-    targets = "all-linear" if AS_LLAMA in base.source else config.lora_target_modules
-    num_lora = count_lora(base.architecture, config.lora_r, targets) if config.has_adapter else 0
     if method.head_rows is not None:
         head = method.head_rows * base.architecture.hidden_size
         base = replace(base, parameters=replace(base.parameters, head=head))
-        num_lora += head if config.has_adapter else 0
+    num_lora = _num_lora_params(config, method, base)
     return Task(config, method, base, num_lora, rows, method.num_teacher_params(config))
+
+
+def retuned(task: Task, config: RunConfig) -> Task:
+    """The same task with a configuration of another tuning; the base isn't read again.
+
+    Raises:
+        ConfigError: a LoRA target matches no layer.
+    """
+    num_lora = _num_lora_params(config, task.method, task.base)
+    return replace(task, config=config, num_lora_params=num_lora)
+
+
+def _num_lora_params(config: RunConfig, method: MethodTrainer, base: Base) -> int:
+    if not config.has_adapter:
+        return 0
+    # A family that is planned as Llama's has modules of other names.
+    targets = "all-linear" if AS_LLAMA in base.source else config.lora_target_modules
+    head = base.parameters.head if method.head_rows is not None else 0
+    return count_lora(base.architecture, config.lora_r, targets) + head
 
 
 def rows_by_hand(config: RunConfig, num_rows: int, mean_tokens: float) -> RowCounts:
@@ -237,3 +253,12 @@ def outlook(
         return Outlook(task, machine, plan, ("qlora needs a CUDA GPU", *faults), ())
     changes = changes_that_help(plan, task.config, facts, machine, task.base) if faults else []
     return Outlook(task, machine, plan, tuple(faults), tuple(changes))
+
+
+def outlook_here(task: Task, facts: MachineFacts) -> Outlook:
+    """The plan for this machine, with what earlier runs on it say.
+
+    Raises:
+        ConfigError: the configuration can't be run here.
+    """
+    return outlook(task, facts, machine_here(facts), learned=learned_here(task.like(facts)))

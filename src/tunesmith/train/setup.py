@@ -154,7 +154,7 @@ def _plan_on(task: Task, machine: MachineFacts, run: RunFolder) -> Plan:
     micro_batch, again = began.get("per_device_train_batch_size"), began.get("gradient_checkpointing")
     kept = Kept(micro_batch, again) if micro_batch else None
     plan = plan_of(task, machine, here, learned=learned, kept=kept)
-    if kept is None or does_not_fit(plan, machine, strictly=False) is None:
+    if kept is None or does_not_fit(plan, task.config, machine, strictly=False) is None:
         return plan
     return plan_of(task, machine, here, learned=learned)
 

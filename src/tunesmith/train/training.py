@@ -11,6 +11,7 @@ from typing import Any
 
 from tunesmith.errors import RunInterrupted, RunStopped
 from tunesmith.plan.choice import WORTH_CAPTURING
+from tunesmith.plan.room import Room
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.disk import full_disk_said
 from tunesmith.train.events import Listener, Notice, Phase
@@ -172,7 +173,7 @@ def _has_experts(model: Any) -> bool:
 def _sped_up(setup: Setup, trainer: Any, notify: Callable[[str], None]) -> Iterator[None]:
     """Inside, the trainer does the same work in less time."""
     from tunesmith.train.batches import bring_aside
-    from tunesmith.train.captured import Captured, Room
+    from tunesmith.train.captured import Captured
     from tunesmith.train.lora_linear import merge_products
 
     choice, models = setup.choice, read_models(trainer)
@@ -184,7 +185,8 @@ def _sped_up(setup: Setup, trainer: Any, notify: Callable[[str], None]) -> Itera
         stack.enter_context(walk_less(trainer.model))
         setup.method.speed_up(trainer, choice, notify)
         if choice.may_capture and setup.num_steps >= WORTH_CAPTURING:
-            room = Room.of(setup.plan)
+            plan = setup.plan
+            room = Room.of(plan.memory, plan.workload, plan.configuration, plan.free_gib)
             for model in models:
                 stack.callback(Captured(model.base_model, notify, room).release)
         yield

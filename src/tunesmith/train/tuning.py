@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from tunesmith.config.loading import LoadedConfig, with_tuning
-from tunesmith.plan.facts import machine_here
-from tunesmith.plan.learned import learned_here
 from tunesmith.train.events import Listener, Notice, Phase
 from tunesmith.train.machine import probe_machine
 from tunesmith.train.method_trainer import RowCounts
-from tunesmith.train.planning import Task, outlook, rows_of_data, task_of
+from tunesmith.train.planning import Task, outlook_here, retuned, rows_of_data, task_of
 from tunesmith.train.setup import refuse_unwatched_processes
-
-# The first that fits and keeps to the budget is taken.
-_IN_ORDER = ("full", "lora")
 
 
 def tasks_of(loaded: LoadedConfig, rows: RowCounts) -> list[Task]:
@@ -23,7 +18,8 @@ def tasks_of(loaded: LoadedConfig, rows: RowCounts) -> list[Task]:
     """
     if loaded.config.tuning != "auto":
         return [task_of(loaded.config, rows)]
-    return [task_of(with_tuning(loaded, tuning).config, rows) for tuning in _IN_ORDER]
+    full = task_of(with_tuning(loaded, "full").config, rows)
+    return [full, retuned(full, with_tuning(loaded, "lora").config)]
 
 
 def settle_tuning(loaded: LoadedConfig, listener: Listener) -> LoadedConfig:
@@ -38,11 +34,10 @@ def settle_tuning(loaded: LoadedConfig, listener: Listener) -> LoadedConfig:
         return loaded
     refuse_unwatched_processes()
     listener(Phase("choosing between full fine-tuning and an adapter"))
-    full, adapter = tasks_of(loaded, rows_of_data(loaded.config))
-    facts = probe_machine(loaded.config.device)
-    found = outlook(full, facts, machine_here(facts), learned=learned_here(full.like(facts)))
+    full = with_tuning(loaded, "full")
+    found = outlook_here(task_of(full.config, rows_of_data(full.config)), probe_machine(loaded.config.device))
     if found.faults:
         listener(Notice(f"tuning auto: an adapter; for full fine-tuning {'; '.join(found.faults)}"))
-        return with_tuning(loaded, adapter.config.tuning)
+        return with_tuning(loaded, "lora")
     listener(Notice("tuning auto: full fine-tuning fits"))
-    return with_tuning(loaded, full.config.tuning)
+    return full
