@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from tunesmith.errors import RunFolderError
-from tunesmith.runs import folder
+from tunesmith.runs import checkpoints, folder
 from tunesmith.runs.files import write_json_whole, write_text_whole
 from tunesmith.runs.folder import RunFolder, list_runs, new_run_path, refuse_taken
 
@@ -42,18 +43,11 @@ def make_run(name="a", **record) -> RunFolder:
     return RunFolder.create(Path("runs") / name, {"method": "sft", **record})
 
 
-def write_checkpoint(run: RunFolder, step: int, *, state: str | None = "whole") -> Path:
-    path = run.checkpoints_path / f"checkpoint-{step}"
-    path.mkdir(parents=True)
-    (path / "adapter_model.safetensors").write_bytes(b"weights")
-    text = json.dumps({"global_step": step, "log_history": [{"loss": 0.5}] * 20})
-    if state == "whole":
-        (path / "trainer_state.json").write_text(text)
-    elif state == "torn":
-        (path / "trainer_state.json").write_text(text[: len(text) // 2])
-    elif state is not None:
-        (path / "trainer_state.json").write_text(state)
-    return path
+def write_checkpoint(run: RunFolder, step: int) -> Path:
+    folder = checkpoints.begin(run.checkpoints_path, step)
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    (folder / "state.json").write_text("{}")
+    return checkpoints.commit(folder, step)
 
 
 def dead_pid() -> int:
@@ -289,32 +283,24 @@ def test_the_newest_checkpoint_is_by_number_not_by_name(root):
     assert run.newest_checkpoint() == (run.checkpoints_path / "checkpoint-100", 100)
 
 
-@pytest.mark.parametrize("state", [None, "torn", "", "[]", '{"global_step": 3}', "\0\0\0\0"])
-def test_a_torn_checkpoint_is_passed_over(state, root):
+@pytest.mark.parametrize("content", [None, '{"schema": "tunesm', "", "[]", '{"step": 3}', "\0\0\0\0"])
+def test_a_checkpoint_without_a_good_manifest_is_passed_over(content, root):
     run = make_run()
     write_checkpoint(run, 10)
-    write_checkpoint(run, 20, state=state)
+    manifest = write_checkpoint(run, 20) / "manifest.json"
+    manifest.unlink()
+    if content is not None:
+        manifest.write_text(content)
     assert run.newest_checkpoint() == (run.checkpoints_path / "checkpoint-10", 10)
 
 
 def test_what_only_looks_like_a_checkpoint_is_passed_over(root):
     run = make_run()
-    write_checkpoint(run, 5)
+    whole = write_checkpoint(run, 5)
     for name in ("checkpoint-", "checkpoint-9x", "checkpoint-99.tmp", "xcheckpoint-99", "checkpoint--9"):
-        path = run.checkpoints_path / name
-        path.mkdir()
-        (path / "trainer_state.json").write_text('{"global_step": 99}')
+        shutil.copytree(whole, run.checkpoints_path / name)
     (run.checkpoints_path / "checkpoint-50").write_text("a file")
     assert run.newest_checkpoint() == (run.checkpoints_path / "checkpoint-5", 5)
-
-
-def test_a_checkpoint_that_transformers_wrote_is_complete(root, tiny_model):
-    from transformers import TrainerState
-
-    run = make_run()
-    path = write_checkpoint(run, 7, state=None)
-    TrainerState(global_step=7).save_to_json(str(path / "trainer_state.json"))
-    assert run.newest_checkpoint() == (path, 7)
 
 
 def test_metrics_are_read_back_and_a_torn_line_costs_only_itself(root):

@@ -20,7 +20,7 @@ COMMON: dict[str, Any] = {
     "lora_r": 16,
     "max_length": 128,
     "logging_steps": 5,
-    "save_total_limit": 1,
+    "save_total_limit": 2,
     "project": "tunesmith-demo",
 }
 

@@ -14,6 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from tunesmith.runs.folder import RunFolder
+from tunesmith.train.checkpoints import Keeper
 from tunesmith.train.events import Evaluated, Listener, Notice, Progress
 from tunesmith.train.processes import largest
 
@@ -132,6 +133,20 @@ class StopCallback(TrainerCallback):
         notice = Notice(f"{self.received.name}: stopping after this step{again}")
         # Said from another thread: this one may hold the terminal's lock just now.
         threading.Thread(target=self._listener, args=(notice,), daemon=True).start()
+
+
+class KeeperCallback(TrainerCallback):
+    """Logs what a checkpoint ends, and tells at the next step that one couldn't be written."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # The losses since the last log are in no checkpoint: a run that goes on would tell others.
+        control.should_log = control.should_log or control.should_save
+        self._keeper.check()
+
+    on_epoch_end = on_step_end
 
 
 class SignalCallback(TrainerCallback):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import DiskSpaceError, RunStopped
+from tunesmith.runs import checkpoints
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.model import Sizes
 
@@ -25,9 +26,10 @@ def refuse_full_disk(config: RunConfig, sizes: Sizes) -> None:
     Raises:
         DiskSpaceError: they won't.
     """
+    num_kept = max(config.save_total_limit, checkpoints.LEAST_KEPT)
     # A checkpoint: fp32 weights and two AdamW moments of what is trained. While one is written, one more than
     # are kept stands on the disk.
-    need = sizes.num_trainable_params * 12 * (config.save_total_limit + 1) + sizes.num_trainable_params * 4
+    need = sizes.num_trainable_params * 12 * (num_kept + 1) + sizes.num_trainable_params * 4
     if config.init_from:  # the earlier run, merged, in fp32
         need += sizes.num_params * 4
     folder = Path(config.run_dir or "runs").absolute()
@@ -85,10 +87,8 @@ def is_full_disk(error: BaseException | None) -> bool:
 
 
 def remove_torn(run: RunFolder) -> None:
-    """Remove checkpoints and models that were not written to their end."""
-    for each in run.checkpoints_path.glob("checkpoint-*"):
-        if not (each / "trainer_state.json").is_file():
-            shutil.rmtree(each, ignore_errors=True)
+    """Remove what was not written to its end: checkpoints, models and bases."""
+    checkpoints.sweep(run.checkpoints_path)
     for folder in (run.model_path, run.base_path):
         for each in run.path.glob(f".{folder.name}.*"):
             shutil.rmtree(each, ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 
 def world_size() -> int:
@@ -69,6 +70,17 @@ def first_says(value: str) -> str:
     held = [value]
     dist.broadcast_object_list(held)
     return held[0]
+
+
+def gathered(value: Any) -> list[Any]:
+    """What each of the processes gives, by rank; none goes on before all have given theirs."""
+    if world_size() == 1:
+        return [value]
+    import torch.distributed as dist
+
+    held: list[Any] = [None] * world_size()
+    dist.all_gather_object(held, value)
+    return held
 
 
 @contextlib.contextmanager

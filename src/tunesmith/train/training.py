@@ -56,21 +56,24 @@ def train(
             checkpoint is written.
         TunesmithError: TRL or torch refused something.
     """
-    from tunesmith.train.callbacks import SignalCallback, StopCallback
+    from tunesmith.train.callbacks import KeeperCallback, SignalCallback, StopCallback
+    from tunesmith.train.checkpoints import Keeper
 
     def notify(message: str) -> None:
         listener(Notice(message))
 
     stop = StopCallback(listener)
     dead = SignalCallback(setup.config.max_steps_without_signal, listener)
-    with stop.listening(), full_disk_said(run), trackio_closed():
+    keeper = Keeper(run, setup.config.save_total_limit)
+    with stop.listening(), full_disk_said(run), trackio_closed(), keeper:
         try:
             base = load_base(setup, listener, run) if model is None else model
             # transformers turns it off for good, and with it every later user of the saved model.
             use_cache = getattr(base.config, "use_cache", True)
             judge = _judge(setup, run, listener)
             dead.judge = judge
-            trainer = _build_trainer(setup, run, listener, base, [stop, dead], judge)
+            trainer = _build_trainer(setup, run, listener, base, [stop, dead, KeeperCallback(keeper)], judge)
+            trainer.keeper = keeper
             if judge:
                 judge.evaluates = lambda: not trainer.model.training
             _keep_trained_weights_exact(trainer.model)
@@ -80,11 +83,13 @@ def train(
                 faster = _sped_up(setup, trainer, notify)
                 with faster, setup.method.while_training(setup.choice), losses_said(notify):
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                keeper.wait()
         except KeyboardInterrupt:
             stop.received = stop.received or signal.SIGINT
+            keeper.wait()
             raise _signalled(run, stop.received) from None
         except RewardFailed as failure:
-            _save_now(trainer, run)
+            _save_now(trainer)
             raise _stopped(
                 run, str(failure), stopped_by="reward", advice="Mend the reward first"
             ) from failure
@@ -135,6 +140,7 @@ def _build_trainer(
     from transformers import EarlyStoppingCallback
 
     from tunesmith.train.callbacks import ProgressCallback
+    from tunesmith.train.checkpoints import keeps_whole
 
     config, method, data = setup.config, setup.method, setup.data
     callbacks: list[Any] = [*guards, ProgressCallback(run, listener, method.headline)]
@@ -149,7 +155,7 @@ def _build_trainer(
     if judge:
         parts["reward_funcs"] = judge.functions
     try:
-        return trainer_class(
+        return keeps_whole(trainer_class)(
             model=model,
             args=build_trl_config(config_class, arguments),
             train_dataset=method.rows(data.train, config),
@@ -207,11 +213,11 @@ def save_model(model: Any, tokenizer: Any, path: Path) -> None:
     save_whole(path, model.save_pretrained, tokenizer.save_pretrained)
 
 
-def _save_now(trainer: Any, run: RunFolder) -> None:
+def _save_now(trainer: Any) -> None:
     """A checkpoint of the last whole step, when a step fails half-way."""
-    newest = run.newest_checkpoint()
-    if trainer.state.global_step > (newest[1] if newest else 0):
+    if trainer.state.global_step:
         trainer._save_checkpoint(trainer.model, trial=None)
+    trainer.keeper.wait()
 
 
 def _signalled(run: RunFolder, received: signal.Signals) -> RunStopped:

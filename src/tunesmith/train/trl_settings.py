@@ -24,6 +24,8 @@ _LOCAL_ONLY = {"disable_tqdm": True, "report_to": "none"}
 # By default transformers asks the GPU at every step whether the loss is a number, waits for the answer, and
 # writes 0 where it isn't.
 _AS_IT_IS = {"logging_nan_inf_filter": False}
+# How often evaluations were no better is part of what a run goes on with.
+_WHOLE = {"restore_callback_states_from_checkpoint": True}
 # Users may overrule these in `trl:`; each keeps a run from being published without being asked.
 _PRIVATE = {"hub_private_repo": True, "trackio_static_space_id": False}
 # Switches that need a package, and how pip names it; TRL asks for it when the model is loaded already.
@@ -91,6 +93,7 @@ def trl_arguments(
     arguments: dict[str, Any] = {
         **_PRIVATE,
         **_AS_IT_IS,
+        **_WHOLE,
         "output_dir": str(run.checkpoints_path) if run else None,
         "project": project_name(config),
         "run_name": config.run_name or (run.path.name if run else None),
