@@ -164,6 +164,9 @@ class RunConfig(_Frozen):
         "Run", "Checkpoint every so many steps, or below 1 share of the run (default: as eval_steps)", gt=0
     )
     save_total_limit: int = _field("Run", "Checkpoints to keep", default=2, ge=1)
+    max_minutes: float | None = _field(
+        "Run", "Stop with a checkpoint before the command has run for so many minutes", gt=0
+    )
     logging_steps: int | None = _field(
         "Run", "Log every so many steps (default: 10, in a short run a tenth of its steps)", ge=1
     )

@@ -1,22 +1,21 @@
-"""Callbacks of the trainer: progress and metrics, and the orderly stop on a signal."""
+"""Callbacks of the trainer: progress and metrics, what a checkpoint ends, and runs that learn nothing."""
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import TrainerCallback
 
 from tunesmith.runs.folder import RunFolder
-from tunesmith.train.checkpoints import Keeper
 from tunesmith.train.events import Evaluated, Listener, Notice, Progress
+from tunesmith.train.guards import FiniteGuard, SpikeCallback, Watchdog
+from tunesmith.train.judge import Judge
+from tunesmith.train.keeper import Keeper
 from tunesmith.train.processes import largest
+from tunesmith.train.setup import Setup
 
 
 class ProgressCallback(TrainerCallback):
@@ -38,6 +37,8 @@ class ProgressCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._began_at = time.monotonic()
         self._first_step = self._logged_step = state.global_step
+        told = (row["num_tokens"] for row in reversed(state.log_history) if "num_tokens" in row)
+        self._last_tokens = next(told, 0.0)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._step_began_at = time.monotonic()
@@ -88,51 +89,6 @@ class ProgressCallback(TrainerCallback):
         self._listener(
             Progress(state.global_step, state.max_steps, self._loss, self._tokens_per_s, eta_s, self._told)
         )
-
-
-class StopCallback(TrainerCallback):
-    """Turns SIGINT and SIGTERM into a checkpoint at the end of the step; a second SIGINT stops at once."""
-
-    def __init__(self, listener: Listener) -> None:
-        self.received: signal.Signals | None = None
-        self._listener = listener
-        # Before the steps begin (a model is loaded, a reference asked) there is none to wait for.
-        self.waits_for_step = False
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # All processes stop after the same step, whichever of them heard of it by then.
-        heard = int(largest(self.received or 0))
-        self.received = signal.Signals(heard) if heard else None
-        # A stop on the last step is no stop: the run is done.
-        if self.received is not None and state.global_step < state.max_steps:
-            # The losses since the last log would be lost with this process.
-            control.should_log = True
-            control.should_save = True
-            control.should_training_stop = True
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Signals are kept while inside; handlers are put back after. Only the main thread can do this."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number)
-        if not self.waits_for_step:
-            raise KeyboardInterrupt
-        again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
-        notice = Notice(f"{self.received.name}: stopping after this step{again}")
-        # Said from another thread: this one may hold the terminal's lock just now.
-        threading.Thread(target=self._listener, args=(notice,), daemon=True).start()
 
 
 class KeeperCallback(TrainerCallback):
@@ -218,3 +174,31 @@ class SignalCallback(TrainerCallback):
 def _finite(value: Any) -> Any:
     """JSON has no NaN; its name as text keeps the row readable by every parser."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Guards:
+    """All that watches over the steps of a run; as a context it ends what runs beside them."""
+
+    def __init__(self, setup: Setup, run: RunFolder, listener: Listener) -> None:
+        self.finite = FiniteGuard()
+        self.dead = SignalCallback(setup.config.max_steps_without_signal, listener)
+        self._spikes = SpikeCallback(listener)
+        self._watchdog = Watchdog(run, listener)
+        self._listener = listener
+
+    def callbacks(self, judge: Judge | None, keeper: Keeper) -> list[TrainerCallback]:
+        """In the order in which they look at a step; `judge` is that of the run's answers."""
+        self.dead.judge = judge
+        return [KeeperCallback(keeper), self.finite, self.dead, self._spikes, self._watchdog]
+
+    def say_what_was_learned(self) -> None:
+        """Tell of a run whose rewards taught nothing."""
+        if self.dead.num_steps and not self.dead.learned:
+            steps = f"in none of {self.dead.num_steps} steps"
+            self._listener(Notice(f"nothing was learned: {steps} did rewards of a group differ"))
+
+    def __enter__(self) -> Guards:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._watchdog.stop()

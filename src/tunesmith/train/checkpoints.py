@@ -2,125 +2,125 @@
 
 transformers writes straight into the final folder and pickles what it writes; TRL keeps neither the order of
 GRPO's prompts nor the answers that are still to be learned from. The trainer that `keeps_whole` makes writes
-and reads all of it, through a `Keeper`.
+and reads all of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
-import os
 import random
-import shutil
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tunesmith.errors import RunFolderError
-from tunesmith.runs import checkpoints
-from tunesmith.runs.folder import RunFolder
+from tunesmith.train.finite import NotFinite
+from tunesmith.train.guards import FiniteGuard
+from tunesmith.train.keeper import Keeper
 from tunesmith.train.processes import gathered, rank, world_size
-from tunesmith.train.state import Packed, read_state
+from tunesmith.train.state import REST, TENSORS, Packed, read_state
+from tunesmith.train.stopping import EvaluationCut, StopCallback
 
 # What TRL's trainers hold between steps beside model, optimizer and transformers' own state.
-_BETWEEN_STEPS = ("_step", "_buffered_inputs", "_total_train_tokens", "entropy_coef", "_last_world_entropy")
-
-
-class Keeper:
-    """Writes a run's checkpoints, one at a time, in a thread of its own."""
-
-    def __init__(self, run: RunFolder, limit: int) -> None:
-        self._run = run
-        self._limit = limit
-        self._thread = ThreadPoolExecutor(1, "checkpoints")
-        self._writing: Future[None] | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Where they lie."""
-        return self._run.checkpoints_path
-
-    def __enter__(self) -> Keeper:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self._thread.shutdown()
-        if kind is None:
-            self.wait()
-
-    def wait(self) -> None:
-        """Return when the last checkpoint is written; what it failed of is raised."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
-
-    def check(self) -> None:
-        """Raise what the last checkpoint failed of, where that is known by now."""
-        if self._writing is not None and self._writing.done():
-            self.wait()
-
-    def has(self, step: int) -> bool:
-        """Whether the checkpoint of `step` is there, once the last one is written."""
-        self.wait()
-        return (self.folder / f"checkpoint-{step}").is_dir()
-
-    def keep(self, step: int, num_bytes: int, best: int | None, write: Callable[[Path], None]) -> None:
-        """Let `write` fill the checkpoint of `step`, and remove those that are too many then."""
-        self.wait()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.folder).free
-        if num_bytes > free:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
-
-        def work() -> None:
-            temporary = checkpoints.begin(self.folder, step)
-            try:
-                write(temporary)
-                checkpoints.commit(temporary, step)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
-            checkpoints.rotate(self.folder, self._limit, [] if best is None else [best])
-
-        self._writing = self._thread.submit(work)
+_BETWEEN_STEPS = (
+    "_step",
+    "_buffered_inputs",
+    "_total_train_tokens",
+    "entropy_coef",
+    "_last_world_entropy",
+    "_owes_evaluation",
+)
 
 
 def keeps_whole(trainer_class: type) -> type:
-    """`trainer_class` whose checkpoints are whole; its `keeper` has to be set before it trains."""
+    """`trainer_class` whose checkpoints are whole; `watched` has to be called before it trains."""
     return type(trainer_class.__name__, (_Whole, trainer_class), {})
 
 
+def watched(trainer: Any, keeper: Keeper, stop: StopCallback, finite: FiniteGuard) -> Any:
+    """`trainer`, which keeps its checkpoints with `keeper`, and is stopped and judged by the others."""
+    trainer.keeper, trainer.stop, trainer.finite = keeper, stop, finite
+    return trainer
+
+
 class _Whole:
-    """In front of a transformers trainer: its checkpoints written and read by a `Keeper`."""
+    """In front of a transformers trainer: its checkpoints written and read whole, its steps watched."""
 
     keeper: Keeper
+    stop: StopCallback
+    finite: FiniteGuard
     _state_read: dict[str, Any] | None = None
+    # What the last whole step left, beside weights and optimizer, which change at its end only.
+    _settled: dict[str, Any] | None = None
+    # An evaluation was broken off: the run goes on with it.
+    _owes_evaluation = False
+
+    def save_last_step(self: Any) -> None:
+        """Keep the last whole step, though the one after it may have begun."""
+        settled = self._settled
+        if settled and settled["step"] == self.state.global_step and not self.stop.updates:
+            self.state.num_input_tokens_seen = settled["num_input_tokens_seen"]
+            self._keep(settled)
+        self.keeper.wait()
+
+    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        self.finite.see("loss", loss)
+        return loss
+
+    def _clip_grad_norm(self: Any, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)  # type: ignore[misc]
+        # With a scaler a step whose gradients overflow is left out, and the scale lowered: that is no fault.
+        if norm is not None and getattr(self.accelerator, "scaler", None) is None:
+            self.finite.see("gradients", norm)
+        return norm
+
+    def _maybe_log_save_evaluate(self: Any, *args: Any, **kwargs: Any) -> None:
+        super()._maybe_log_save_evaluate(*args, **kwargs)  # type: ignore[misc]
+        # Of several processes none breaks a step off: the others would wait for it.
+        self._settled = _moment(self) if world_size() == 1 else None
+
+    def _evaluate(self: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
+        before = _randomness()
+        try:
+            with self.stop.evaluating():
+                metrics = super()._evaluate(*args, **kwargs)  # type: ignore[misc]
+        except EvaluationCut:
+            _set_randomness(before)
+            self._owes_evaluation = True
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
+        self._owes_evaluation = False
+        return metrics
+
+    def _determine_best_metric(self: Any, metrics: dict[str, float], trial: Any) -> bool:
+        if self._owes_evaluation:
+            return False
+        return super()._determine_best_metric(metrics, trial)  # type: ignore[misc]
 
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
+        self._keep(_moment(self))
+
+    def _keep(self: Any, moment: dict[str, Any]) -> None:
         step, best = self.state.global_step, self.state.best_global_step
-        randomness = gathered(_randomness())
         if rank() or self.keeper.has(step):
             return
         self.store_flos()
         if best:
             self.state.best_model_checkpoint = str(self.keeper.folder / f"checkpoint-{best}")
         self._tell_callbacks_state()
-        weights = held_weights(self.model)
-        packed = Packed(_state_of(self) | {"randomness": randomness})
+        weights, packed = held_weights(self.model), Packed(_state_of(self) | moment)
         model, tokenizer = self.model, self.processing_class
         state, arguments = _as_json(self.state), self.args.to_json_string()
 
         def write(folder: Path) -> None:
+            refuse_not_finite(weights, step)
             model.save_pretrained(folder, state_dict=weights)
             tokenizer.save_pretrained(folder)
             packed.write(folder)
             (folder / "trainer_state.json").write_text(state, encoding="utf-8")
             (folder / "training_args.json").write_text(arguments, encoding="utf-8")
+            _refuse_incomplete(folder)
 
         num_bytes = packed.num_bytes + sum(each.numel() * each.element_size() for each in weights.values())
         self.keeper.keep(step, num_bytes, best, write)
@@ -146,6 +146,9 @@ class _Whole:
             return
         state, self._state_read = self._state_read or read_state(Path(checkpoint)), None
         _set_randomness(state["randomness"][rank()])
+        if state["between_steps"]["_owes_evaluation"]:
+            metrics = self._evaluate(None, None)
+            self._determine_best_metric(metrics, None)
 
     def _load_best_model(self: Any) -> None:
         self.keeper.wait()
@@ -177,19 +180,47 @@ def held_weights(model: Any) -> dict[str, Any]:
     return weights
 
 
+def refuse_not_finite(weights: dict[str, Any], step: int) -> None:
+    """Make sure that no weight is NaN or infinite.
+
+    Raises:
+        NotFinite: one is.
+    """
+    for name, weight in weights.items():
+        if weight.is_floating_point() and not bool(weight.isfinite().all()):
+            raise NotFinite(step, f"the weight {name}")
+
+
+def _refuse_incomplete(folder: Path) -> None:
+    """Make sure that no library kept a failed write to itself."""
+    missing = [name for name in (TENSORS, REST, "trainer_state.json") if not (folder / name).is_file()]
+    if missing or not [each for each in folder.glob("*.safetensors") if each.name != TENSORS]:
+        raise OSError(f"{', '.join(missing) or 'the weights'} couldn't be written to {folder}")
+
+
 def _state_of(trainer: Any) -> dict[str, Any]:
+    """What changes at the end of a step only."""
     scaler = getattr(trainer.accelerator, "scaler", None)
+    return {
+        "world_size": world_size(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "scheduler": trainer.lr_scheduler.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+    }
+
+
+def _moment(trainer: Any) -> dict[str, Any]:
+    """What changes within a step as well."""
     between = {name: getattr(trainer, name) for name in _BETWEEN_STEPS if hasattr(trainer, name)}
     if between.get("_buffered_inputs") is not None:
         every = trainer.args.steps_per_generation * getattr(trainer, "num_iterations", 1)
         if trainer._step % every == 0:  # all were learned from: the next step samples new ones
             between["_buffered_inputs"] = None
     return {
-        "world_size": world_size(),
-        "optimizer": trainer.optimizer.state_dict(),
-        "scheduler": trainer.lr_scheduler.state_dict(),
-        "scaler": None if scaler is None else scaler.state_dict(),
+        "step": trainer.state.global_step,
+        "num_input_tokens_seen": trainer.state.num_input_tokens_seen,
         "between_steps": between,
+        "randomness": gathered(_randomness()),
     }
 
 

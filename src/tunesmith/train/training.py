@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import signal
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import RunInterrupted, RunStopped
 from tunesmith.plan.choice import WORTH_CAPTURING
 from tunesmith.plan.room import Room
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.disk import full_disk_said
+from tunesmith.train.ending import (
+    OutOfMemory,
+    early_end,
+    release_memory,
+    smaller,
+    stopped,
+    stopped_by_signal,
+)
 from tunesmith.train.events import Listener, Notice, Phase
 from tunesmith.train.fused_kernels import kernels_fused
-from tunesmith.train.judge import Judge, RewardFailed
+from tunesmith.train.judge import Judge
 from tunesmith.train.measured import measure_run
 from tunesmith.train.model import lora_config, save_whole
 from tunesmith.train.processes import leave
@@ -49,60 +56,88 @@ def train(
 ) -> TrainResult:
     """Train `setup` into `run`, from `checkpoint` when one is given, and save the model when it is done.
 
-    Without `keep` the model isn't saved.
+    Without `keep` the model isn't saved. Where the memory of a device doesn't hold a step, the run goes on in
+    smaller micro-batches of the same global batch.
 
     Raises:
-        RunInterrupted, RunStopped: a signal, a reward or the lack of any reward's signal stopped it; a
-            checkpoint is written.
+        RunInterrupted, RunStopped: a signal, the end of its time, a reward, the lack of any reward's signal,
+            or numbers that are none stopped it; what was kept can be gone on from.
         TunesmithError: TRL or torch refused something.
     """
-    from tunesmith.train.callbacks import KeeperCallback, SignalCallback, StopCallback
-    from tunesmith.train.checkpoints import Keeper
+    started_from = checkpoint
+    while True:
+        try:
+            trainer = _train_once(setup, run, listener, model=model, checkpoint=checkpoint, keep=keep)
+            return _result(setup, run, trainer, started_from)
+        except OutOfMemory as error:
+            setup = smaller(setup, run, listener, error)
+        newest = run.newest_checkpoint()
+        checkpoint, model = newest[0] if newest else None, None
+        release_memory()
 
-    def notify(message: str) -> None:
-        listener(Notice(message))
 
-    stop = StopCallback(listener)
-    dead = SignalCallback(setup.config.max_steps_without_signal, listener)
+def _train_once(
+    setup: Setup, run: RunFolder, listener: Listener, *, model: Any, checkpoint: Path | None, keep: bool
+) -> Any:
+    """The trainer, when it has come to its end and the model is saved.
+
+    Raises:
+        OutOfMemory: a step didn't fit; the last whole one is kept.
+    """
+    from tunesmith.train.callbacks import Guards
+    from tunesmith.train.checkpoints import watched
+    from tunesmith.train.keeper import Keeper
+    from tunesmith.train.stopping import StopCallback, deadline_of
+
     keeper = Keeper(run, setup.config.save_total_limit)
-    with stop.listening(), full_disk_said(run), trackio_closed(), keeper:
+    stop = StopCallback(listener, keeper, deadline_of(setup.config.max_minutes, os.environ))
+    guards = Guards(setup, run, listener)
+    trainer = None
+    with stop.listening(), full_disk_said(run), trackio_closed(), keeper, guards:
         try:
             base = load_base(setup, listener, run) if model is None else model
             # transformers turns it off for good, and with it every later user of the saved model.
             use_cache = getattr(base.config, "use_cache", True)
             judge = _judge(setup, run, listener)
-            dead.judge = judge
-            trainer = _build_trainer(setup, run, listener, base, [stop, dead, KeeperCallback(keeper)], judge)
-            trainer.keeper = keeper
+            trainer = _build_trainer(
+                setup, run, listener, base, [stop, *guards.callbacks(judge, keeper)], judge
+            )
+            watched(trainer, keeper, stop, guards.finite)
             if judge:
                 judge.evaluates = lambda: not trainer.model.training
             _keep_trained_weights_exact(trainer.model)
-            if stop.received is None:
-                stop.waits_for_step = True
-                listener(Phase("training"))
-                faster = _sped_up(setup, trainer, notify)
-                with faster, setup.method.while_training(setup.choice), losses_said(notify):
-                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-                keeper.wait()
+            if not stop.received:
+                _run_steps(setup, trainer, stop, listener, checkpoint)
         except KeyboardInterrupt:
-            stop.received = stop.received or signal.SIGINT
-            keeper.wait()
-            raise _signalled(run, stop.received) from None
-        except RewardFailed as failure:
-            _save_now(trainer)
-            raise _stopped(
-                run, str(failure), stopped_by="reward", advice="Mend the reward first"
-            ) from failure
-        _say_why_unfinished(run, trainer.state, stop, dead)
-        if dead.num_steps and not dead.learned:
-            notify(f"nothing was learned: in none of {dead.num_steps} steps did rewards of a group differ")
+            if trainer is not None:
+                trainer.save_last_step()
+            raise stopped_by_signal(run, stop) from None
+        except Exception as failure:  # what is known to end a run gets its sentence (tests/faults)
+            end = early_end(failure, trainer, run, setup)
+            if end is None:
+                raise
+            raise end from failure
+        _say_why_unfinished(run, trainer.state, stop, guards.dead)
+        guards.say_what_was_learned()
         base.config.use_cache = use_cache
         if keep:
             listener(Phase("saving the model"))
         if keep and run.writes:
             save_model(trainer.model, setup.tokenizer, run.model_path)
         leave()
-    return _result(setup, run, trainer, checkpoint)
+    return trainer
+
+
+def _run_steps(setup: Setup, trainer: Any, stop: Any, listener: Listener, checkpoint: Path | None) -> None:
+    def notify(message: str) -> None:
+        listener(Notice(message))
+
+    listener(Phase("training"))
+    faster = _sped_up(setup, trainer, notify)
+    with faster, setup.method.while_training(setup.choice), losses_said(notify):
+        stop.waits_for_step = True
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.keeper.wait()
 
 
 def _result(setup: Setup, run: RunFolder, trainer: Any, checkpoint: Path | None) -> TrainResult:
@@ -121,10 +156,10 @@ def _result(setup: Setup, run: RunFolder, trainer: Any, checkpoint: Path | None)
 def _say_why_unfinished(run: RunFolder, state: Any, stop: Any, dead: Any) -> None:
     if state.max_steps and state.global_step >= state.max_steps:
         return
-    if stop.received is not None:
-        raise _signalled(run, stop.received)
+    if stop.received:
+        raise stopped_by_signal(run, stop)
     if dead.reason:
-        raise _stopped(run, dead.reason, stopped_by="no signal", advice=dead.advice)
+        raise stopped(run, dead.reason, stopped_by="no signal", advice=dead.advice)
 
 
 def _judge(setup: Setup, run: RunFolder, listener: Listener) -> Judge | None:
@@ -211,30 +246,6 @@ def _keep_trained_weights_exact(model: Any) -> None:
 def save_model(model: Any, tokenizer: Any, path: Path) -> None:
     """Write the model or adapter and its tokenizer to `path`, whole or not at all."""
     save_whole(path, model.save_pretrained, tokenizer.save_pretrained)
-
-
-def _save_now(trainer: Any) -> None:
-    """A checkpoint of the last whole step, when a step fails half-way."""
-    if trainer.state.global_step:
-        trainer._save_checkpoint(trainer.model, trial=None)
-    trainer.keeper.wait()
-
-
-def _signalled(run: RunFolder, received: signal.Signals) -> RunStopped:
-    kind = RunInterrupted if received == signal.SIGINT else RunStopped
-    return _stopped(run, f"{received.name} received", stopped_by=received.name, kind=kind)
-
-
-def _stopped(
-    run: RunFolder, why: str, *, stopped_by: str, advice: str = "", kind: type[RunStopped] = RunStopped
-) -> RunStopped:
-    newest = run.newest_checkpoint()
-    step = newest[1] if newest else 0
-    kept = f"checkpoint at step {step} is written" if newest else "there is no checkpoint yet"
-    resume = f"tunesmith resume {run.path}"
-    run.update(status="stopped", step=step, stopped_by=stopped_by, resume=resume)
-    said = f"{why}; {kept}" + (f". {advice}" if advice else "")
-    return kind(said, where=str(run.path), fix=resume)
 
 
 def _last_metrics(history: list[dict[str, float]]) -> dict[str, float]:
