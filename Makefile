@@ -12,7 +12,7 @@ OLDEST_STAMP := $(OLDEST)/.ready
 OLDEST_TORCH ?= $(shell grep '^torch==' constraints-oldest.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-oldest check lint types docs bench audit clean
+.PHONY: help venv demo test test-all test-faults test-oldest check lint types docs bench audit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,14 +31,17 @@ demo: venv  ## teach a real small model something and see it before and after (a
 	$(BIN)/tunesmith demo
 
 test: venv  ## the quick tests, offline
-	$(PYTEST) -m "not slow" -n 2 --dist loadfile
+	$(PYTEST) -m "not slow and not sweep" -n 2 --dist loadfile
 
 test-all: venv  ## every test that needs no GPU, the real demos and the extras included
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev,rewards,reasoning-gym]'
-	$(PYTEST)
+	$(PYTEST) -m "not sweep"
+
+test-faults: venv  ## every fault of docs/faults.md: kills, signals and full disks at every write (about 20 minutes)
+	$(PYTEST) tests/faults -n 2
 
 test-oldest: $(OLDEST_STAMP)  ## the quick tests with the lowest versions supported (docs/versions.md)
-	$(OLDEST)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(OLDEST)/bin/python -m pytest -m "not slow and not sweep" -n 2 --dist loadfile
 
 # torch is left out of the constraints, so that OLDEST_TORCH can name another.
 $(OLDEST_STAMP): pyproject.toml constraints-oldest.txt

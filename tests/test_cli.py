@@ -28,23 +28,24 @@ plan: --allow --assistant-only-loss --chat-template --completion-only-loss --dat
 --dataset-test-split --dataset-train-split --debug --device --early-stopping-patience --eval-dataset \
 --eval-steps --global-batch-size --gradient-checkpointing --hardware --init-from --json --learning-rate \
 --load-best-model-at-end --logging-steps --lora-alpha --lora-dropout --lora-r --lora-target-modules \
---lr-scheduler-type --map --max-completion-length --max-length --max-rows --max-steps \
+--lr-scheduler-type --map --max-completion-length --max-length --max-minutes --max-rows --max-steps \
 --max-steps-without-signal --mean-tokens --method --model --model-revision --no-assistant-only-loss \
 --no-completion-only-loss --no-gradient-checkpointing --no-load-best-model-at-end --no-trust-remote-code \
 --no-use-dora --num-generations --num-processes --num-rows --num-train-epochs --precision --probe \
 --project --rewards --run-dir --run-name --sample --save-steps --save-total-limit --seed --set \
 --teacher-model --test-size --trackio-space-id --trust-remote-code --tuning --use-dora --warmup-steps run_yaml
-train: --allow --assistant-only-loss --chat-template --completion-only-loss --dataset --dataset-config \
---dataset-test-split --dataset-train-split --debug --device --dry-run --early-stopping-patience \
---eval-dataset --eval-steps --global-batch-size --gradient-checkpointing --init-from --json \
---learning-rate --load-best-model-at-end --logging-steps --lora-alpha --lora-dropout --lora-r \
---lora-target-modules --lr-scheduler-type --map --max-completion-length --max-length --max-rows \
---max-steps --max-steps-without-signal --model --model-revision --no-assistant-only-loss \
---no-completion-only-loss --no-gradient-checkpointing --no-load-best-model-at-end --no-trust-remote-code \
---no-use-dora --num-generations --num-processes --num-train-epochs --precision --project --rewards \
---run-dir --run-name --save-steps --save-total-limit --seed --set --teacher-model --test-size \
---trackio-space-id --trust-remote-code --tuning --use-dora --warmup-steps method run_yaml
-resume: --debug --json run_path
+train: --allow --allow-drift --assistant-only-loss --chat-template --completion-only-loss --dataset \
+--dataset-config --dataset-test-split --dataset-train-split --debug --device --dry-run \
+--early-stopping-patience --eval-dataset --eval-steps --global-batch-size --gradient-checkpointing \
+--init-from --json --learning-rate --load-best-model-at-end --logging-steps --lora-alpha --lora-dropout \
+--lora-r --lora-target-modules --lr-scheduler-type --map --max-completion-length --max-length \
+--max-minutes --max-rows --max-steps --max-steps-without-signal --model --model-revision \
+--no-assistant-only-loss --no-completion-only-loss --no-gradient-checkpointing \
+--no-load-best-model-at-end --no-trust-remote-code --no-use-dora --num-generations --num-processes \
+--num-train-epochs --precision --project --rewards --run-dir --run-name --save-steps --save-total-limit \
+--seed --set --take-over --teacher-model --test-size --trackio-space-id --trust-remote-code --tuning \
+--use-dora --warmup-steps method run_yaml
+resume: --allow-drift --debug --json --take-over run_path
 runs: --debug --json --yes action run_path
 show: --debug --json run_path
 dashboard: --browser --debug --json --no-browser --port --project

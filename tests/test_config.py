@@ -319,6 +319,7 @@ NUMBERS = {
     "save_steps": ["0", "-1"],
     "save_total_limit": ["0", "-1"],
     "logging_steps": ["0", "-1"],
+    "max_minutes": ["0", "-1"],
     "early_stopping_patience": ["0", "-1"],
     "num_processes": ["0", "-1"],
     "num_generations": ["1", "0", "-1"],

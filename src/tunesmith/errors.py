@@ -75,6 +75,12 @@ class RunFolderError(TunesmithError, OSError):
     code = "run-folder"
 
 
+class SecretError(TunesmithError, ValueError):
+    """A file that would leave this machine holds a secret, or can't be searched for one."""
+
+    code = "secret"
+
+
 class RunStopped(TunesmithError, RuntimeError):
     """The run stopped before its end, wrote what it had, and can be resumed."""
 

@@ -5,6 +5,7 @@ Started as `python zygote.py`; takes one JSON object a line and answers with one
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -35,7 +36,7 @@ class Shim:
         fsync, serialize = os.fsync, safetensors.torch.serialize_file
 
         def whole(descriptor: int) -> None:
-            self._met("fsync", os.readlink(f"/proc/self/fd/{descriptor}"))
+            self._met("fsync", Path(f"/proc/self/fd/{descriptor}").readlink())
             fsync(descriptor)
 
         def written(tensors: Any, path: Any, *args: Any, **kwargs: Any) -> None:
@@ -78,7 +79,7 @@ class Shim:
             os.kill(os.getpid(), getattr(signal, self._do))
             return
         if self._do == "half" and Path(name).is_file():
-            os.truncate(name, os.path.getsize(name) // 2)
+            os.truncate(name, Path(name).stat().st_size // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -125,10 +126,8 @@ def main() -> None:
     """Import what a training needs, then serve."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    import tunesmith.cli.app
-    import tunesmith.train.captured
-    import tunesmith.train.sampling
-    from tunesmith.train.setup import set_up  # noqa: F401
+    for module in ("cli.app", "cli.going_on", "train.captured", "train.sampling", "train.training"):
+        importlib.import_module(f"tunesmith.{module}")
     from tunesmith.train.trainers import TRAINERS
 
     for name in ("sft", "dpo", "grpo"):

@@ -162,6 +162,13 @@ def interrupted(message: str, fix: str | None = None) -> TunesmithError:
     return error
 
 
+def terminated(message: str, fix: str | None = None) -> TunesmithError:
+    """SIGTERM where there is no run to resume."""
+    error = TunesmithError(message, fix=fix)
+    error.exit_code, error.code = RunStopped.exit_code, RunStopped.code
+    return error
+
+
 def internal_error(error: Exception) -> TunesmithError:
     """What a person reads about an error that nobody foresaw."""
     frame = traceback.extract_tb(error.__traceback__)[-1]

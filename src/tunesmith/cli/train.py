@@ -9,16 +9,21 @@ import typer
 
 from tunesmith.cli.config_flags import with_config_flags
 from tunesmith.cli.describe import provenance_table, setup_table
+from tunesmith.cli.going_on import DriftFlag, TakeOverFlag, Terms, go_on, terms, unfinished
 from tunesmith.cli.library_log import libraries_logged
 from tunesmith.cli.output import DebugFlag, JsonFlag, Output, verb
 from tunesmith.cli.plain_help import PlainHelpCommand
+from tunesmith.cli.processes import in_all_processes
 from tunesmith.cli.progress import ProgressView
+from tunesmith.cli.training import finished, placed, setting_up, start_run, trl_blamed
 from tunesmith.config.loading import LoadedConfig, load_config
 from tunesmith.config.methods import METHODS
 from tunesmith.errors import ConfigError
 from tunesmith.runs.folder import new_run_path, refuse_taken
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+_AGAIN = "give the same command again"
 
 
 @app.command(cls=PlainHelpCommand)
@@ -31,11 +36,13 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting, also trl.KEY=VALUE. May be repeated."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show all that would happen, and stop.")] = False,
+    allow_drift: DriftFlag = None,
+    take_over: TakeOverFlag = False,
     as_json: JsonFlag = False,
     debug: DebugFlag = False,
     **flags: Any,
 ) -> None:
-    """Train a model on a dataset into a run folder.
+    """Train a model on a dataset into a run folder, or go on with the unfinished run that is there.
 
     Settings come from flags, TUNESMITH_* variables, RUN.yaml and defaults, in this order.
     """
@@ -44,26 +51,35 @@ def train(
             raise ConfigError(
                 "the method comes first", where="command line", fix=f"tunesmith train sft {method}"
             )
+        on = terms(allow_drift, take_over, again=_AGAIN, otherwise="choose another --run-dir")
         loaded = load_config(
             run_yaml=run_yaml, flags={"method": method, **flags}, assignments=assignments or []
         )
-        run_training(out, loaded, dry_run=dry_run)
+        run_training(out, loaded, on, dry_run=dry_run)
 
 
-def run_training(out: Output, loaded: LoadedConfig, *, dry_run: bool) -> None:
+def run_training(out: Output, loaded: LoadedConfig, on: Terms, *, dry_run: bool) -> None:
+    """Begin a run, or go on with the one that is in its folder."""
+    run_path = Path(loaded.config.run_dir or new_run_path(loaded.config.method, loaded.config.model))
+    more = ["--run-dir", str(run_path)]
+    run = unfinished(run_path)
+    if run is not None:
+        go_on(out, run, loaded, on, more, dry_run=dry_run)
+        return
+    refuse_taken(run_path)
+    with placed(loaded.provenance):
+        in_all_processes(out, loaded.config, more)
+    begin(out, loaded, run_path, dry_run=dry_run)
+
+
+def begin(out: Output, loaded: LoadedConfig, run_path: Path, *, dry_run: bool) -> None:
     """Check, show, train and report; with `dry_run` stop before anything is written."""
-    from tunesmith.cli.processes import in_all_processes
-    from tunesmith.cli.training import finished, placed, setting_up, start_run, trl_blamed
     from tunesmith.train.setup import set_up
     from tunesmith.train.training import train
     from tunesmith.train.tuning import settle_tuning
 
-    run_path = Path(loaded.config.run_dir or new_run_path(loaded.config.method, loaded.config.model))
-    refuse_taken(run_path)
-    with placed(loaded.provenance):
-        in_all_processes(out, loaded.config, ["--run-dir", str(run_path)])
     with placed(loaded.provenance), libraries_logged() as log, ProgressView(out) as view:
-        with setting_up("give the same command again"):
+        with setting_up(_AGAIN):
             loaded = settle_tuning(loaded, view)
             setup = set_up(loaded.config, view)
         view.close()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli.describe import quantity
 from tunesmith.cli.library_log import LibraryLog
-from tunesmith.cli.output import Output, interrupted
+from tunesmith.cli.output import Output, interrupted, terminated
 from tunesmith.errors import DiskSpaceError, RunStopped, TunesmithError
-from tunesmith.runs.folder import RunFolder
+from tunesmith.runs.fingerprint import model_fingerprint
+from tunesmith.runs.folder import RunFolder, refuse_taken
+from tunesmith.runs.lock import held
 
 if TYPE_CHECKING:
     from tunesmith.train.setup import Setup
@@ -22,15 +24,38 @@ if TYPE_CHECKING:
 
 @contextmanager
 def start_run(path: Path, setup: Setup, provenance: dict[str, str], log: LibraryLog) -> Iterator[RunFolder]:
-    """A run folder that is kept once a step was done, and removed when the run failed before."""
+    """A run folder that is kept once a step was done, and removed when the run failed before.
+
+    No other process works in it meanwhile.
+    """
     from tunesmith.train.processes import first_before_others, rank
 
-    with first_before_others():
-        record = {**setup.record(), "provenance": provenance}
-        run = RunFolder.open(path, rank()) if rank() else RunFolder.create(path, record)
-    log.attach(run.log_path)
-    with recorded(run):
-        yield run
+    with ExitStack() as stack:
+        with first_before_others():
+            if rank():
+                run = RunFolder.open(path, rank())
+            else:
+                refuse_taken(path)
+                stack.enter_context(held(path))
+                run = RunFolder.create(path, record_of(setup, provenance))
+        log.attach(run.log_path)
+        with recorded(run):
+            yield run
+
+
+def record_of(setup: Setup, provenance: Mapping[str, str]) -> dict[str, Any]:
+    """What run.json keeps of a run that is set up, the fingerprint of its base with it."""
+    base = {"model": setup.origin.model, "fingerprint": base_fingerprint(setup)}
+    return {**setup.record(), "base": base, "provenance": dict(provenance)}
+
+
+def base_fingerprint(setup: Setup) -> str | None:
+    """The fingerprint of the model that a run starts from, and of the adapter to be merged into it."""
+    origin = setup.origin
+    parts = [model_fingerprint(origin.model, origin.revision)]
+    if origin.adapter:
+        parts.append(model_fingerprint(str(origin.adapter)))
+    return None if None in parts else " + ".join(map(str, parts))
 
 
 @contextmanager
@@ -89,23 +114,26 @@ def trl_blamed(run: RunFolder, provenance: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def setting_up(fix: str) -> Iterator[None]:
-    """Ctrl-C while inside says that nothing was written, and `fix`."""
-    heard = False
+    """Ctrl-C or SIGTERM while inside says that nothing was written, and `fix`."""
+    heard: list[signal.Signals] = []
 
     def hear(number: int, frame: FrameType | None) -> None:
-        nonlocal heard
-        heard = True
+        heard.append(signal.Signals(number))
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, hear)
+    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
         if heard:  # libraries swallow what is raised in the middle of their import
             raise KeyboardInterrupt
     except KeyboardInterrupt:
-        raise interrupted("interrupted before training began; nothing was written", fix) from None
+        said = "before training began; nothing was written"
+        if heard and heard[0] == signal.SIGTERM:
+            raise terminated(f"SIGTERM received {said}", fix) from None
+        raise interrupted(f"interrupted {said}", fix) from None
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def finished(out: Output, run: RunFolder, result: TrainResult) -> None:

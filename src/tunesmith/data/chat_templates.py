@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data.template_trial import try_templates
 from tunesmith.errors import DataError
 
 # ChatML as OpenAI published it and Qwen, SmolLM and many others use it.
@@ -41,11 +42,13 @@ def put_in_chat_template(tokenizer: Any, wanted: str | None) -> str | None:
 
     Raises:
         DataError: `wanted` is neither a known name nor a readable .jinja file, or needs missing tokens.
+        ModelError: a template that isn't ours runs on, fills the memory, or reaches for what it may not have.
     """
     vocabulary = tokenizer.get_vocab()
     has_chatml = all(token in vocabulary for token in _CHATML_TOKENS)
     if wanted is None:
         if tokenizer.chat_template:
+            try_templates(tokenizer, str(tokenizer.name_or_path or "the tokenizer"))
             return None
         name = "chatml" if has_chatml else "zephyr"
         reason = "the tokenizer has its tokens" if has_chatml else "it needs no new tokens"
@@ -74,6 +77,7 @@ def put_in_chat_template(tokenizer: Any, wanted: str | None) -> str | None:
         raise DataError(
             f"chat_template {wanted!r} can't be read: {error.strerror}", where="chat_template"
         ) from None
+    try_templates(tokenizer, str(path))
     return f"chat template of {path} put in, as asked"
 
 

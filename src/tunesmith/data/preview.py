@@ -17,7 +17,7 @@ from tunesmith.data.misfit import require
 from tunesmith.data.row_source import open_rows
 from tunesmith.data.tokens import IGNORED_LABEL, Encoder, Rendered
 from tunesmith.data.validate import column_names
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, ModelError
 
 
 class Piece(NamedTuple):
@@ -104,6 +104,7 @@ class Viewer:
         self._encoder = encoder
         self._max_length = max_length
         self._judge = RowChecker(layout)
+        self._tried = False
 
     def view(self, number: int, row: Row | BadRow) -> Iterator[PreviewRow]:
         """A row's texts in pieces, or what is wrong with it."""
@@ -112,7 +113,13 @@ class Viewer:
             yield PreviewRow(number, "row", fault=f"{errors[0].field or 'the row'}: {errors[0].message}")
             return
         try:
-            rendered = self._encoder.render(convert(row, self._layout))
+            canonical = convert(row, self._layout)
+            if not self._tried:
+                self._encoder.try_on([canonical])
+                self._tried = True
+            rendered = self._encoder.render(canonical)
+        except ModelError:  # the template is refused
+            raise
         except Exception as error:  # a chat template is a program and may raise anything (test_preview.py)
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             yield PreviewRow(number, "row", fault=f"can't be rendered: {said}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.config.run_config import RunConfig
+from tunesmith.data.model_files import check_model_files, needs_code
 from tunesmith.errors import DownloadError, ModelError
 
 
@@ -13,19 +14,25 @@ def load_tokenizer(config: RunConfig, name: str | None = None, revision: str | N
     """The fast tokenizer of the model, or of what `name` says, with a padding token.
 
     Raises:
-        ModelError: the folder or repository holds none, or it has no end-of-text token.
+        ModelError: the folder or repository holds none, is refused, or its tokenizer never ends a text.
         DownloadError: the Hub can't be reached, or refuses.
     """
     from transformers import AutoTokenizer
 
     if name is None:
         name, revision = config.model, config.model_revision
+    check_model_files(name, revision, trust_remote_code=config.trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=config.trust_remote_code
         )
     except Exception as error:  # transformers raises many kinds; each becomes a sentence (test_bad_input.py)
-        raise model_sentence(name, error, "tokenizer") from error
+        raise model_sentence(name, error, "tokenizer", revision) from error
+    except BaseException as error:
+        # What tokenizers, in Rust, stumbles over in a tokenizer.json is no Exception.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise model_sentence(name, ValueError(str(error)), "tokenizer", revision) from error
     if not tokenizer.is_fast:
         raise ModelError(f"{name} has no fast tokenizer", where=name)
     if tokenizer.eos_token is None:
@@ -50,12 +57,16 @@ def vocabulary_size(config: RunConfig) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def model_sentence(model: str, error: Exception, part: str) -> ModelError | DownloadError:
+def model_sentence(
+    model: str, error: Exception, part: str, revision: str | None = None
+) -> ModelError | DownloadError:
     """One sentence for what transformers raised while it loaded `part` of `model`."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     causes = [error, error.__cause__, error.__context__]
     text = str(error)
+    if "trust_remote_code" in text:
+        return needs_code(model, revision)
     if _is_folder(model):
         first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
         return ModelError(
@@ -81,12 +92,6 @@ def model_sentence(model: str, error: Exception, part: str) -> ModelError | Down
             f"there is no model {model} on the Hub that you can read, and no folder of that name here",
             where=model,
             fix="check the name; a private model needs hf auth login",
-        )
-    if "trust_remote_code" in text:
-        return ModelError(
-            f"{model} wants to run its own code",
-            where=model,
-            fix="read that code, then set trust_remote_code: true",
         )
     if isinstance(error, OSError) and (
         "connect" in text.lower() or "offline" in text.lower() or "cached" in text

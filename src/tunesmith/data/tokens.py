@@ -15,10 +15,13 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from tunesmith.config.methods import Kind
+from tunesmith.data.chat_templates import NAMED
 from tunesmith.data.checks.rows import Row
+from tunesmith.data.template_trial import render_chat, try_rows
 from tunesmith.data.turns import Span, TurnFinder
 
 IGNORED_LABEL = -100
+_TRIED_ROWS = 8
 
 
 @contextmanager
@@ -77,11 +80,23 @@ class Encoder:
         """Ids of the tokens that may end a turn."""
         return marker_ids(self.tokenizer)
 
+    def try_on(self, rows: Sequence[Row]) -> None:
+        """Have a chat template that isn't ours rendered over the first of `rows` in a process of its own.
+
+        Raises:
+            ModelError: it is refused.
+        """
+        if self.tokenizer.chat_template in NAMED.values():
+            return
+        chats = [(_conversation(row), row.get("tools")) for row in rows[:_TRIED_ROWS]]
+        try_rows(self.tokenizer, [(messages, tools) for messages, tools in chats if messages])
+
     def render(self, row: Row) -> list[Rendered]:
         """A row as the texts that are trained on: one, or chosen and rejected of a pair.
 
         Raises:
-            Exception: whatever the chat template, a program, raises.
+            ModelError: the chat template is refused: it takes too long, or too much memory.
+            Exception: whatever else the chat template, a program, raises.
         """
         if self._kind == "preference":
             asked = {"prompt": row.get("prompt", "" if isinstance(row["chosen"], str) else [])}
@@ -112,7 +127,7 @@ class Encoder:
     def _render_prompt(self, row: Row) -> Rendered:
         if isinstance(row["prompt"], str):
             return Rendered(row["prompt"], (), add_special_tokens=True)
-        text = self.tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+        text = render_chat(self.tokenizer, row["prompt"], None, add_generation_prompt=True)
         return Rendered(text, (), add_special_tokens=False)
 
     def _render_turns(
@@ -148,6 +163,15 @@ class Encoder:
         if not rendered.spans:
             return Encoded(ids, [IGNORED_LABEL] * len(ids))
         return Encoded(ids, label_spans(ids, encoding.offsets, rendered.spans, self.marks))
+
+
+def _conversation(row: Row) -> list[Any] | None:
+    """All messages of a canonical row; None where it is plain text."""
+    if "messages" in row:
+        messages: list[Any] = row["messages"]
+        return messages
+    parts = [row.get("prompt", []), row.get("completion", row.get("chosen", []))]
+    return [*parts[0], *parts[1]] if all(isinstance(part, list) for part in parts) else None
 
 
 def marker_ids(tokenizer: Any) -> frozenset[int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from tunesmith.data.template_trial import render_chat
+
 
 class Span(NamedTuple):
     """Characters [start, end) to learn; `words_end` is where the answer's own words end, if that is known."""
@@ -85,10 +87,9 @@ class TurnFinder:
         return None if at == -1 else start + at + len(words)
 
     def _apply(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
-        text: str = self._tokenizer.apply_chat_template(
-            messages, tools=self._tools, tokenize=False, add_generation_prompt=add_generation_prompt
+        return render_chat(
+            self._tokenizer, messages, self._tools, add_generation_prompt=add_generation_prompt
         )
-        return text
 
 
 def _num_agreeing(left: str, right: str) -> int:

@@ -137,7 +137,7 @@ def _run(code: str, tests: Sequence[Test], limits: Limits, folder: str, stop: th
     reading, writing = os.pipe()
     try:
         with tempfile.TemporaryFile() as request:
-            request.write(marshal.dumps((code, list(tests), nonce, _request(limits))))
+            request.write(marshal.dumps((code, list(tests), nonce, walls_for(limits))))
             request.seek(0)
             try:
                 process = _start(request.fileno(), writing, folder)
@@ -153,7 +153,8 @@ def _run(code: str, tests: Sequence[Test], limits: Limits, folder: str, stop: th
         os.close(reading)
 
 
-def _request(limits: Limits) -> dict[str, object]:
+def walls_for(limits: Limits) -> dict[str, object]:
+    """What `sandbox_child.build_walls` shall put up for a program with these limits."""
     machine = platform.machine()
     return {
         "limits": {

@@ -1,4 +1,5 @@
-"""The inside of the sandbox: walls first, then one program and its tests. Started, never imported.
+"""The inside of the sandbox: walls first, then one program and its tests. Started; what else needs its walls
+(data/template_child.py) imports it in a process of its own.
 
 It runs as `python -I -S` and imports little, so that starting it takes milliseconds.
 """
@@ -50,7 +51,7 @@ def _main() -> None:
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
     os.close(nowhere)
-    standing = _build(walls, parent)
+    standing = build_walls(walls, parent)
     del request, walls, parent
     os.write(report, nonce + b" ready " + b",".join(standing) + b"\n")
     _judge(code, tests, report, nonce)
@@ -59,7 +60,7 @@ def _main() -> None:
 # --- walls ----------------------------------------------------------------------------------------------
 
 
-def _build(walls: dict[str, Any], parent: int) -> list[bytes]:
+def build_walls(walls: dict[str, Any], parent: int) -> list[bytes]:
     """Put up the walls that the parent asks for and this machine has; their names."""
     standing = []
     os.umask(0o077)

@@ -88,7 +88,7 @@ def newest(folder: Path) -> Checkpoint | None:
 
 def newest_whole(folder: Path) -> tuple[Checkpoint | None, list[Quarantined]]:
     """The newest checkpoint that is what was written, byte by byte; newer ones that aren't are set aside."""
-    aside = []
+    aside: list[Quarantined] = []
     for each in reversed(numbered(folder)):
         fault = fault_of(each)
         if fault is None:

@@ -19,10 +19,13 @@ import psutil
 
 from tunesmith import __version__
 from tunesmith.errors import RunFolderError
+from tunesmith.runs import checkpoints
 from tunesmith.runs.files import append_json_line, read_json_lines, write_json_whole
 
 RUN_SCHEMA = "tunesmith-run/1"
 RUNS_ROOT = Path("runs")
+# What says that a process works in the folder (runs/lock.py).
+LOCK = ".lock"
 REPORTED_PACKAGES = (
     "torch",
     "transformers",
@@ -33,7 +36,6 @@ REPORTED_PACKAGES = (
     "trackio",
     "huggingface_hub",
 )
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 class RunFolder:
@@ -82,11 +84,7 @@ class RunFolder:
             for each in made:
                 with suppress(OSError):  # not made, or not empty
                     each.rmdir()
-            raise RunFolderError(
-                f"the run folder {path} can't be written: {error.strerror or error}",
-                where=str(path),
-                fix="choose another --run-dir",
-            ) from None
+            raise unwritable(path, error) from None
         return cls(path, whole)
 
     @classmethod
@@ -173,16 +171,9 @@ class RunFolder:
         return self.path / (f"log-{self.rank}.txt" if self.rank else "log.txt")
 
     def newest_checkpoint(self) -> tuple[Path, int] | None:
-        """The newest complete checkpoint and its step, or None."""
-        found = []
-        for each in self.checkpoints_path.glob("checkpoint-*"):
-            match = _CHECKPOINT.fullmatch(each.name)
-            if match and _is_complete(each, int(match.group(1))):
-                found.append((int(match.group(1)), each))
-        if not found:
-            return None
-        step, path = max(found)
-        return path, step
+        """The newest checkpoint, by names and sizes, and its step, or None."""
+        found = checkpoints.newest(self.checkpoints_path)
+        return (found.path, found.step) if found else None
 
     def status(self) -> str:
         """running, done, stopped, failed, or killed: running on this machine, but the process is gone."""
@@ -226,10 +217,21 @@ def refuse_taken(path: Path) -> None:
             if run.status() in ("done", "running")
             else f"tunesmith resume {path}, or choose another --run-dir",
         )
-    if path.is_dir() and any(path.iterdir()):
+    # A kill while the first run.json was written leaves no more than these.
+    begun = (LOCK, ".run.json.")
+    if path.is_dir() and any(not each.name.startswith(begun) for each in path.iterdir()):
         raise RunFolderError(
             f"{path} is not empty and holds no run", where=str(path), fix="choose another --run-dir"
         )
+
+
+def unwritable(path: Path, error: Exception) -> RunFolderError:
+    """The sentence for a run folder that a file can't be written to."""
+    return RunFolderError(
+        f"the run folder {path} can't be written: {getattr(error, 'strerror', None) or error}",
+        where=str(path),
+        fix="choose another --run-dir",
+    )
 
 
 def new_run_path(method: str, model: str) -> Path:
@@ -274,15 +276,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a name too long
         return False
-
-
-def _is_complete(checkpoint: Path, step: int) -> bool:
-    """True when the save came to its end: transformers writes trainer_state.json last."""
-    try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(state, dict) and state.get("global_step") == step
 
 
 def _this_process() -> dict[str, Any]:

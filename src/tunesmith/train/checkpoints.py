@@ -103,9 +103,9 @@ class _Whole:
 
     def _keep(self: Any, moment: dict[str, Any]) -> None:
         step, best = self.state.global_step, self.state.best_global_step
+        self.store_flos()  # a sum over all processes
         if rank() or self.keeper.has(step):
             return
-        self.store_flos()
         if best:
             self.state.best_model_checkpoint = str(self.keeper.folder / f"checkpoint-{best}")
         self._tell_callbacks_state()

@@ -12,8 +12,9 @@ import re
 import sys
 from typing import Any
 
+from tunesmith.data.model_files import needs_code
 from tunesmith.data.tokenizer import model_sentence
-from tunesmith.errors import ModelError, TunesmithError
+from tunesmith.errors import TunesmithError
 
 # Layers lie in numbered lists; routed experts in one of their own within a layer.
 _IN_A_LAYER = re.compile(r"\.\d+\.")
@@ -79,11 +80,7 @@ def count_without_weights(
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises many kinds; each becomes a sentence (test_plan_base.py)
         if "trust_remote_code" in str(error) and not trust_remote_code:
-            raise ModelError(
-                f"{name} wants to run its own code",
-                where=name,
-                fix="read that code, then set trust_remote_code: true",
-            ) from error
+            raise needs_code(name, revision) from error
         raise model_sentence(name, error, "causal language model") from error
     num_params, num_linear = count_parameters_of(model)
     return {"num_params": num_params, "num_linear_params": num_linear, "config": config_of(config)}

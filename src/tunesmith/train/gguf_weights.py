@@ -6,11 +6,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from tunesmith.data.gguf_header import check_gguf
+
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write the model and tokenizer of `gguf` to `folder` as fp32 safetensors, whole or not at all."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    check_gguf(gguf)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         whole = Path(temporary) / folder.name
         # Without dequantize a later save_pretrained of the model raises.

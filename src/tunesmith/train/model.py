@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.config.run_config import RunConfig
+from tunesmith.data.model_files import check_model_files, refuse_pickles
 from tunesmith.data.tokenizer import load_tokenizer, model_sentence
 from tunesmith.errors import ConfigError, MissingPackageError
 from tunesmith.plan.base import Base, base_of
@@ -31,12 +32,14 @@ def load_model_config(config: RunConfig, model: str, revision: str | None) -> An
     """
     from transformers import AutoConfig
 
+    check_model_files(model, revision, trust_remote_code=config.trust_remote_code)
+    refuse_pickles(model, revision)
     try:
         return AutoConfig.from_pretrained(
             model, revision=revision, trust_remote_code=config.trust_remote_code
         )
     except Exception as error:  # transformers raises many kinds; each becomes a sentence (test_bad_input.py)
-        raise model_sentence(model, error, "configuration") from error
+        raise model_sentence(model, error, "configuration", revision) from error
 
 
 def lora_config(config: RunConfig, task_type: str = "CAUSAL_LM") -> Any | None:
@@ -150,9 +153,13 @@ def load_teacher(config: RunConfig, choice: Choice) -> Any:
 
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
     name = str(config.teacher_model)
+    refuse_pickles(name)
     try:
         teacher = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtypes[choice.precision], trust_remote_code=config.trust_remote_code
+            name,
+            dtype=dtypes[choice.precision],
+            trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
         )
     except Exception as error:  # transformers raises many kinds; each becomes a sentence (test_bad_input.py)
         raise model_sentence(name, error, "model") from error
@@ -186,16 +193,18 @@ def _four_bit(compute_dtype: Any) -> Any:
 def _from_pretrained(
     config: RunConfig, method: MethodTrainer, where: str, revision: str | None, options: dict[str, Any]
 ) -> Any:
+    refuse_pickles(where, revision)
     try:
         return method.model_class().from_pretrained(
             where,
             revision=revision,
             trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
             **options,
             **method.model_options(),
         )
     except Exception as error:  # transformers raises many kinds; each becomes a sentence (test_bad_input.py)
-        raise model_sentence(where, error, "model") from error
+        raise model_sentence(where, error, "model", revision) from error
 
 
 def _merge(config: RunConfig, method: MethodTrainer, origin: Origin, run: RunFolder) -> None:
@@ -204,12 +213,15 @@ def _merge(config: RunConfig, method: MethodTrainer, origin: Origin, run: RunFol
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    refuse_pickles(origin.model, origin.revision)
+    refuse_pickles(str(origin.adapter))
     try:
         base = AutoModelForCausalLM.from_pretrained(
             origin.model,
             revision=origin.revision,
             dtype=torch.float32,
             trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
         )
         merged = PeftModel.from_pretrained(base, origin.adapter).merge_and_unload()
     except Exception as error:  # transformers and peft raise many kinds (test_init_from.py)

@@ -95,8 +95,8 @@ def _unpack(rest: Any, tensors: Mapping[str, Any]) -> Any:
         return [_unpack(each, tensors) for each in rest]
     if not isinstance(rest, dict):
         return rest
-    if _TENSOR in rest:
-        return tensors[rest[_TENSOR]]
+    if _TENSOR in rest:  # a copy: what safetensors gives may be the file itself, mapped into memory
+        return tensors[rest[_TENSOR]].clone()
     if _ARRAY in rest:
         return tensors[rest[_ARRAY]].numpy().astype(np.dtype(rest["dtype"]))
     if _TUPLE in rest:

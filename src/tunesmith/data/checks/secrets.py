@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import NamedTuple
 from urllib.parse import unquote
+
+from tunesmith.data.checks.addresses import find_addresses, is_made_up
 
 KEY, PRIVATE_KEY, EMAIL = "D401", "D402", "D403"
 
@@ -120,7 +122,7 @@ def _is_url_password(match: re.Match[str]) -> bool:
     classes = sum(bool(re.search(kind, body)) for kind in ("[a-z]", "[A-Z]", "[0-9]", "[^A-Za-z0-9]"))
     # A host without a dot (db, redis) is of a compose file, where a password seldom guards anything.
     strong = classes >= 2 if "." in host else classes >= 3 and len(body) >= 12
-    return strong and not host.startswith(("127.", "0.0.0.0")) and not _is_made_up(host)
+    return strong and not host.startswith(("127.", "0.0.0.0")) and not is_made_up(host)
 
 
 def _is_private_key(match: re.Match[str]) -> bool:
@@ -304,6 +306,22 @@ def find_secrets(text: str) -> list[Secret]:
     """What a text gives away, in order of place, each distinct secret once. It never raises."""
     found: dict[str, tuple[int, Secret]] = {}
     taken = bytearray(len(text))
+    for match, secret in _keys(text, taken):
+        found.setdefault(text[match.start("known") : match.end("body")], (match.start(), secret))
+    for start, end, masked in find_addresses(text):
+        if taken.find(1, start, end) < 0:
+            found.setdefault(text[start:end].lower(), (start, Secret(EMAIL, "e-mail address", masked)))
+    return [secret for _, secret in sorted(found.values())]
+
+
+def find_keys(text: str) -> list[tuple[int, int, Secret]]:
+    """Start and end of each key and private key in a text, and what it is; every place, in order."""
+    found = _keys(text, bytearray(len(text)))
+    return sorted((match.start("known"), match.end("body"), secret) for match, secret in found)
+
+
+def _keys(text: str, taken: bytearray) -> Iterator[tuple[re.Match[str], Secret]]:
+    """Keys and private keys, the more telling kinds first; `taken` gets a 1 for each of their characters."""
     present = [literal for literal in _LITERALS if literal in text]
     for shape, pattern, literals in _compiled() if present else ():
         if literals.isdisjoint(present):
@@ -312,18 +330,7 @@ def find_secrets(text: str) -> list[Secret]:
             start, end = match.span()
             if taken.find(1, start, end) < 0 and shape.is_real(match):
                 taken[start:end] = b"\1" * (end - start)
-                secret = Secret(shape.code, shape.kind, _masked(shape.code, match))
-                found.setdefault(text[match.start("known") : match.end("body")], (start, secret))
-    for match in _DOMAIN.finditer(text):
-        before = text[max(0, match.start() - 65) : match.start()]
-        local = before[len(before.rstrip(_LOCAL)) :].lstrip("._%+-")
-        start = match.start() - len(local)
-        if 0 < len(local) <= 64 and taken.find(1, start, match.end()) < 0 and _is_email(local, match):
-            masked = f"{local[0]}...@...{match['tld']} ({match.end() - start} characters)"
-            found.setdefault(
-                text[start : match.end()].lower(), (start, Secret(EMAIL, "e-mail address", masked))
-            )
-    return [secret for _, secret in sorted(found.values())]
+                yield match, Secret(shape.code, shape.kind, _masked(shape.code, match))
 
 
 def _masked(code: str, match: re.Match[str]) -> str:
@@ -331,68 +338,3 @@ def _masked(code: str, match: re.Match[str]) -> str:
         return f"{match['known']}..."
     tail = match["body"][-4:] if len(match["body"]) >= 16 else ""
     return f"{match['known']}...{tail} ({match.end('body') - match.start('known')} characters)"
-
-
-# --- e-mail ---------------------------------------------------------------------------------------------
-
-_LOCAL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_%+.-"
-_DOMAIN = re.compile(
-    r"@(?P<domain>(?:[A-Za-z0-9-]{1,63}+\.){1,6}(?P<tld>[A-Za-z]{2,12}))(?![A-Za-z0-9_-]|\.[A-Za-z0-9])"
-)
-# Generic domains under which mail is read (the largest of the IANA root zone), besides those of countries,
-# which have two letters. Everything else after a dot is more likely a file or an attribute: a@b.shape.
-_ENDINGS = re.compile(
-    "com|net|org|edu|gov|mil|int|info|biz|name|pro|mobi|app|dev|tech|cloud|online|site|shop|store|xyz|email"
-    "|agency|digital|studio|solutions|group|team|work|world|life|live|news|media|space|top|club|blog|design"
-    "|consulting|systems|network|academy|health|care|law|legal|bank|finance|capital|ventures|[a-z]{2}",
-    re.IGNORECASE,
-)
-# A person stands behind none of these, or the writer meant nobody in particular. The last is a Message-ID.
-_NOBODY = re.compile(
-    r".*(?:no|not|dont)[._-]?reply.*|mailer-daemon|postmaster|git|hg|svn|root|address|e?mail[._-]?address"
-    r"|(?:(?:your|my|some|their|the)[._-]?)?(?:(?:full|first|last|user|e?mail|company)[._-]?)?"
-    r"(?:name|id|email|user)\d*"
-    r"|some(?:one|body)|anyone|you|recipient\d*|sender|receiver|test(?:er|ing|user)?[\d._-]*|example\d*|sample"
-    r"|dummy|fake|foo(?:bar)?|bar|baz|qux|abc\d*|xyz|x+|a|b|(?:person|customer|client|employee)\d*"
-    r"|(?:john|jane)[._-]?(?:q[._-]?)?(?:doe|smith)\d*|[jd]?\.?doe|first(?:name)?[._-]?last(?:name)?"
-    r"|\d{8,}\..+",
-    re.IGNORECASE,
-)
-_MADE_UP_NAME = re.compile(
-    r"(?:your|my|our|the|some|any|this|that|abc|xyz|fake|new|old)?-?(?:company|domain|business|organi[sz]ation"
-    r"|org|site|website|email|e?mail-?(?:address|provider)|host|server|school|university|college|store|shop"
-    r"|brand|startup|corp|firm|agency|institution|provider|client|app|foo|bar|baz|abc|xyz|test|testing|acme"
-    r"|place|address|restaurant|hotel|hospital|bank)s?-?(?:name|domain|inc|corp|co|company|here|website)?",
-    re.IGNORECASE,
-)
-# Names that RFC 2606, RFC 6762 and ICANN keep for examples and for networks at home.
-_RESERVED = frozenset({"example", "test", "invalid", "localhost", "local", "internal", "lan"})
-
-
-def _is_made_up(domain: str) -> bool:
-    labels = domain.split(".")
-    if "example" in domain or not _RESERVED.isdisjoint(labels):
-        return True
-    # The name stands before the ending; before co.uk and the like, whose parts are short.
-    two_part_ending = len(labels) > 2 and len(labels[-1]) == 2 and len(labels[-2]) <= 3
-    name = labels[-3] if two_part_ending else labels[max(0, len(labels) - 2)]
-    return _MADE_UP_NAME.fullmatch(name) is not None
-
-
-def _is_email(local: str, match: re.Match[str]) -> bool:
-    """Whether it looks like the address of somebody, and not like code, a file, a package or an example."""
-    text, domain, ending = match.string, match["domain"].lower(), match["tld"]
-    if not _ENDINGS.fullmatch(ending) or not (ending.islower() or ending.isupper()):
-        return False
-    # A package (a@1.2.x), a picture (icon@2x.md), a product of matrices (W@x.mT, W@x.to(device)).
-    if re.match(r"\d+\.\d|\d+x\.", domain) or (len(local) == 1 and domain[1] == "."):
-        return False
-    after = text[match.end() : match.end() + 2]
-    if after[:1] in ("(", "[") or after in (":/", ":~"):  # the last two: scp user@host.com:/path
-        return False
-    # In the authority of a URL what stands before @ is an account: ssh://deploy@host.com.
-    if re.search(r"://[^\s/?#]*\Z", text[max(0, match.start() - 200) : match.start()]):
-        return False
-    if domain == "users.noreply.github.com" or _is_made_up(domain):
-        return False
-    return not _NOBODY.fullmatch(local)

@@ -18,6 +18,7 @@ from tunesmith.data.findings import Finding
 from tunesmith.data.layout import Layout
 from tunesmith.data.statistics import Lengths, ranks
 from tunesmith.data.tokens import IGNORED_LABEL, Encoded, Encoder, Rendered, last_learned
+from tunesmith.errors import ModelError
 
 # FAULTS.md, F10: beyond this share of rows the loss of answers stops a run that doesn't allow it.
 LOST_SHARE = 0.01
@@ -104,6 +105,7 @@ class TokenChecker:
         self._seed = seed
         self._last_cut = self._last_lost = -1
         self._chosen: list[int] = []
+        self._tried = False
 
     def check(self, batch: Batch, bad: AbstractSet[int], counts: TokenCounts) -> Iterator[Finding]:
         """Findings of a batch; rows in `bad` have faults that explain whatever would be said here."""
@@ -120,6 +122,9 @@ class TokenChecker:
         self, rows: Sequence[tuple[int, Row]], counts: TokenCounts
     ) -> Iterator[tuple[int, list[Finding], Encoded | None]]:
         """Number, findings and ids with labels of every text, in order; None where it can't be rendered."""
+        if not self._tried and rows:
+            self._encoder.try_on([row for _, row in rows])
+            self._tried = True
         with ThreadPoolExecutor(1) as pool:
             waiting: tuple[list[_Text], Future[list[Encoded]]] | None = None
             for start in range(0, len(rows), SLICE_ROWS):
@@ -137,6 +142,8 @@ class TokenChecker:
     def _render(self, number: int, row: Row, counts: TokenCounts) -> list[_Text]:
         try:
             texts = self._encoder.render(row)
+        except ModelError:  # it is refused, for this row and all that would come
+            raise
         except Exception as error:  # a chat template is a program and may raise anything (test_tokens.py)
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             message = f"can't be rendered by the chat template: {said[:200]}"
