@@ -68,7 +68,7 @@ class Case:
 
 
 def cases(model: Path, num_steps: int = NUM_STEPS) -> dict[str, Case]:
-    """SFT, DPO and GRPO, with LoRA (and its dropout) and full, over several epochs, saved every other step."""
+    """SFT, DPO and GRPO, with LoRA (and its dropout) and full, several epochs, saved every other step."""
     common = [
         "--model", str(model), "--global-batch-size", "4", "--logging-steps", "1", "--max-steps",
         str(num_steps), "--save-steps", "2", "--learning-rate", "0.01", "--set", "trl.report_to=none",

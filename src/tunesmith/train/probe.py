@@ -27,6 +27,7 @@ def probe_steps(setup: Setup, listener: Listener) -> Probe:
         "max_steps": num_steps, "logging_steps": 1, "save_steps": float(10 * num_steps), "eval_steps": None,
         "early_stopping_patience": None, "load_best_model_at_end": False, "trl": own,
         "test_size": None, "dataset_test_split": None, "eval_dataset": None, "max_steps_without_signal": None,
+        "max_minutes": None,
     }  # fmt: skip
     config = setup.config.model_copy(update=changes)
     needed = min(len(setup.data.train), num_steps * config.global_batch_size)

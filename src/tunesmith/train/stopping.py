@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -54,6 +55,9 @@ class StopCallback(TrainerCallback):
         self._listener = listener
         self._keeper = keeper
         self._deadline = deadline
+        # A short time isn't spent on waiting for what a checkpoint might take.
+        total_s = math.inf if deadline is None else max(0.0, deadline - time.time())
+        self._grace_s, self._first_save_s = min(GRACE_S, total_s / 10), min(SAVE_S, total_s / 10)
         self._timers: list[threading.Timer] = []
         # Before the steps begin (a model is loaded, a reference asked) there is none to wait for.
         self.waits_for_step = False
@@ -110,7 +114,7 @@ class StopCallback(TrainerCallback):
         before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
         if self._deadline is not None:
             # For what is no step: the steps see for themselves how much time is left.
-            self._send_after(self._deadline - time.time() - self._save_s() - GRACE_S)
+            self._start(self._left_s(), self._look_at_the_clock)
         try:
             yield
         finally:
@@ -134,8 +138,8 @@ class StopCallback(TrainerCallback):
         if self.received and self.waits_for_step:
             self._receive_again(number)
             return
-        over = self._deadline is not None and time.time() + self._save_s() + GRACE_S >= self._deadline
-        self._why = self._why or (_DEADLINE if over and number == signal.SIGTERM else number)
+        over = number == signal.SIGTERM and self._left_s() <= 0
+        self._why = self._why or (_DEADLINE if over else number)
         if not self.waits_for_step:
             raise KeyboardInterrupt
         if self.evaluates:
@@ -144,7 +148,7 @@ class StopCallback(TrainerCallback):
         again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
         self._say(f"{self.by}: stopping after this step{again}")
         if world_size() == 1:
-            self._send_after(GRACE_S)
+            self._start(self._grace_s, self._terminate)
 
     def _receive_again(self, number: int) -> None:
         if not self.updates and (world_size() == 1 or number == signal.SIGINT):
@@ -152,13 +156,29 @@ class StopCallback(TrainerCallback):
             raise KeyboardInterrupt
 
     def _save_s(self) -> float:
-        return 2 * self._keeper.longest_s + 1 if self._keeper.longest_s else SAVE_S
+        return 2 * self._keeper.longest_s + 1 if self._keeper.longest_s else self._first_save_s
 
-    def _send_after(self, seconds: float) -> None:
-        timer = threading.Timer(max(0.0, seconds), os.kill, (os.getpid(), signal.SIGTERM))
+    def _left_s(self) -> float:
+        """Time until what isn't done has to be broken off."""
+        if self._deadline is None:
+            return math.inf
+        return self._deadline - time.time() - self._save_s() - self._grace_s
+
+    def _look_at_the_clock(self) -> None:
+        left_s = self._left_s()  # more than at first, where checkpoints turned out to be quick
+        if left_s > 0:
+            self._start(left_s, self._look_at_the_clock)
+        else:
+            self._terminate()
+
+    def _terminate(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _start(self, seconds: float, then: Callable[[], None]) -> None:
+        timer = threading.Timer(max(0.0, seconds), then)
         timer.daemon = True
-        timer.start()
         self._timers.append(timer)
+        timer.start()
 
     def _stop_timers(self) -> None:
         for timer in self._timers:
