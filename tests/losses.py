@@ -22,6 +22,7 @@ from tunesmith.config.loading import load_config
 from tunesmith.config.methods import METHODS
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train import training
+from tunesmith.train.guards import FiniteGuard
 from tunesmith.train.relayout import trained_model
 from tunesmith.train.setup import load_base, set_up
 
@@ -390,6 +391,7 @@ def build(model: Path, method: str, *settings: str, tuning: str = "full", rows: 
     run = RunFolder.create(Path("run").resolve(), setup.record())
     judge = training._judge(setup, run, print)
     trainer = training._build_trainer(setup, run, print, load_base(setup, print, run), [], judge)
+    trainer.finite = FiniteGuard()
     made = Trained(trainer, setup)
     setup.method.speed_up(trainer, setup.choice, made.refused.append)
     made.count_shared()

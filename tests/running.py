@@ -88,10 +88,10 @@ def record_of(run_path: Path) -> dict[str, Any]:
 
 
 def weights_of(folder: Path) -> dict[str, Any]:
-    """Every tensor of the safetensors file in a model or adapter folder."""
+    """Every tensor of the safetensors file in a model or adapter folder, or of those in a checkpoint."""
     from safetensors.torch import load_file
 
-    (path,) = folder.glob("*.safetensors")
+    (path,) = [each for each in folder.glob("*.safetensors") if each.name != "state.safetensors"]
     return load_file(path)
 
 

@@ -110,7 +110,7 @@ def test_every_method_trains_and_says_the_same_things_of_its_run(trained, method
     ] == 4  # fmt: skip
     assert record["provenance"]["method"]
     assert record["provenance"]["num_train_epochs"].startswith("default (")
-    files = {"run.json", "metrics.jsonl", "log.txt", "checkpoints", "model"}
+    files = {".lock", "run.json", "metrics.jsonl", "log.txt", "checkpoints", "model"}
     files |= {"completions.jsonl"} if METHODS[method].trainer in GROUPED else set()
     assert {each.name for each in Path("runs", method).iterdir()} == files
 

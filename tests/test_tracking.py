@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Ran, record_of, tunesmith
+from running import Ran, record_of, start_child, tunesmith, wait_for
 from tiny import chat_rows, write_jsonl
 
 
@@ -37,11 +39,15 @@ def runs_in(store: Path) -> list[tuple[str, str]]:
     ]
 
 
-def train(model: Path, *options: str, run: str = "runs/one", steps: int = 2) -> Ran:
-    return tunesmith(
-        "train", "sft", "--model", model, "--dataset", "chats.jsonl", "--max-steps", str(steps),
+def command(model: Path, *options: str, run: str, steps: int) -> list[str]:
+    return [
+        "train", "sft", "--model", str(model), "--dataset", "chats.jsonl", "--max-steps", str(steps),
         "--global-batch-size", "4", "--logging-steps", "1", "--run-dir", run, *options,
-    )  # fmt: skip
+    ]  # fmt: skip
+
+
+def train(model: Path, *options: str, run: str = "runs/one", steps: int = 2) -> Ran:
+    return tunesmith(*command(model, *options, run=run, steps=steps))
 
 
 @pytest.mark.parametrize(
@@ -203,3 +209,29 @@ def test_a_run_that_ends_badly_leaves_no_tracker_behind_to_speak_at_the_exit(
     assert ran.code == 70
     assert "something broke" in ran.err
     assert trackio.context_vars.current_run.get() is None
+
+
+def test_F37_a_run_that_was_killed_has_each_step_once_in_the_store(tiny_model, store, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRACKIO_DIR", str(store))
+    write_jsonl(tmp_path / "held.jsonl", chat_rows(10)[8:])
+    options = ["--save-steps", "4", "--eval-dataset", "held.jsonl", "--eval-steps", "4"]
+
+    def told(run: str) -> list[tuple[int, str]]:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        rows = SQLiteStorage.get_logs("tiny-chat", run)
+        return [(row["train/global_step"], key) for row in rows for key in row if key.endswith("/loss")]
+
+    assert train(tiny_model, *options, run="runs/twin", steps=80).code == 0
+    arguments = command(tiny_model, *options, run="runs/killed", steps=80)
+    child = start_child(tmp_path, *arguments)
+    wait_for(lambda: Path("runs/killed/checkpoints/checkpoint-4").is_dir(), child)
+    # Past a checkpoint, so that steps are done again whose figures the store has.
+    wait_for(lambda: [step for step, _ in told("killed")[-1:] if step > 4 and step % 4 == 2], child)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    before = told("killed")
+    resumed = tunesmith(*arguments)
+    assert resumed.code == 0, resumed.err
+    assert 0 < record_of(Path("runs/killed"))["resumed_from"] < before[-1][0] < 80
+    assert sorted(told("killed")) == sorted(told("twin"))

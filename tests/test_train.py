@@ -309,7 +309,7 @@ def test_a_plan_counts_in_words_that_fit_the_number(tiny_model: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("steps", "logged"), [("3", [1, 2, 3]), ("25", list(range(2, 25, 2))), ("12", list(range(1, 13)))]
+    ("steps", "logged"), [("3", [1, 2, 3]), ("25", [*range(2, 25, 2), 25]), ("12", list(range(1, 13)))]
 )
 def test_a_short_run_logs_about_ten_times_unless_told_otherwise(
     steps: str, logged: list[int], tiny_model: Path, tmp_path: Path, monkeypatch

@@ -99,3 +99,8 @@ def first_line(error: BaseException) -> str:
     """An exception as a report names it: its kind and the first line of what it says."""
     said = str(error).strip().split("\n")[0][:200]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def first_words(error: BaseException) -> str:
+    """The first line that an exception says, without its kind; the kind where it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

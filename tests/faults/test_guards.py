@@ -113,6 +113,34 @@ def test_F14_out_of_memory_goes_on_in_smaller_micro_batches_of_the_same_global_b
     assert rows_of(RUN) == pytest.approx(rows_of(Path("runs/twin")), rel=1e-4)
 
 
+def test_F14_the_longest_row_is_tried_before_anything_is_learned(place, tiny_model, monkeypatch):
+    # A fake: this CPU can't run out of memory at will. Rows so long as the longest fit two at a time only.
+    import torch
+    from trl import SFTTrainer
+
+    rows = chat_rows(12)
+    rows[7]["messages"][-1]["content"] *= 4
+    write_jsonl(place / "chats.jsonl", rows)
+    twin = tunesmith(*options(tiny_model, Path("runs/twin")))
+    assert twin.code == 0, twin.err
+    compute_loss, tried = SFTTrainer.compute_loss, []
+
+    def limited(self, model, inputs, *args, **kwargs):
+        shape = tuple(inputs["input_ids"].shape)
+        tried.append((self.state.global_step, *shape))
+        if shape[0] > 2 and shape[1] > 80:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return compute_loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(SFTTrainer, "compute_loss", limited)
+    ran = tunesmith(*options(tiny_model, RUN))
+    assert ran.code == 0, ran.err
+    assert "out of memory; going on from step 0 with micro-batches of 2 instead of 4 rows" in ran.err
+    assert [each[:2] for each in tried[:2]] == [(0, 4), (0, 2)]
+    assert min(tried[0][2], tried[1][2]) > 80
+    assert rows_of(RUN) == pytest.approx(rows_of(Path("runs/twin")), rel=1e-4)
+
+
 def test_F14_where_nothing_is_smaller_the_run_stops_with_what_it_has(place, tiny_model, monkeypatch):
     import torch
     from trl import SFTTrainer
@@ -128,7 +156,7 @@ def test_F14_where_nothing_is_smaller_the_run_stops_with_what_it_has(place, tiny
     ran = tunesmith(*options(tiny_model, RUN))
     assert ran.code == 4, ran.err
     assert record_of(RUN)["stopped_by"] == "memory"
-    assert "out of memory in micro-batches of 1 row: CUDA out of memory" in ran.err
+    assert "out of memory in micro-batches of 1 row: the longest row: CUDA out of memory" in ran.err
     assert "checkpoint at step 3 is written" in ran.err
     monkeypatch.undo()
     monkeypatch.chdir(place)

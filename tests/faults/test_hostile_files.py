@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import json
 import os
@@ -58,7 +59,7 @@ def tokenizer_of(folder: Path):
 
 
 def with_template(template):
-    tokenizer = templates.tokenizer_with(templates.CHATML)
+    tokenizer = copy.deepcopy(templates.tokenizer_with(templates.CHATML))  # that one is everybody's
     tokenizer.chat_template = template
     return tokenizer
 

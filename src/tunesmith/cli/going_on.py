@@ -243,4 +243,4 @@ def _record(
     if run.record.get("base") and not any(each.key == "base" for each in changes):
         del record["base"]
     drift = [{"step": step, "key": each.key, "before": each.before, "now": each.now} for each in changes]
-    return record | {"drift": [*(run.record.get("drift") or []), *drift]}
+    return record | {"resumed_from": step, "drift": [*(run.record.get("drift") or []), *drift]}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tunesmith.train.finite import NotFinite
 from tunesmith.train.guards import FiniteGuard
 from tunesmith.train.keeper import Keeper
 from tunesmith.train.processes import gathered, rank, world_size
+from tunesmith.train.randomness import randomness, set_randomness
 from tunesmith.train.state import REST, TENSORS, Packed, read_state
 from tunesmith.train.stopping import EvaluationCut, StopCallback
 
@@ -81,12 +81,12 @@ class _Whole:
         self._settled = _moment(self) if world_size() == 1 else None
 
     def _evaluate(self: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
-        before = _randomness()
+        before = randomness()
         try:
             with self.stop.evaluating():
                 metrics = super()._evaluate(*args, **kwargs)  # type: ignore[misc]
         except EvaluationCut:
-            _set_randomness(before)
+            set_randomness(before)
             self._owes_evaluation = True
             self.control.should_save = self.control.should_training_stop = True
             return {}
@@ -145,7 +145,7 @@ class _Whole:
         if checkpoint is None:
             return
         state, self._state_read = self._state_read or read_state(Path(checkpoint)), None
-        _set_randomness(state["randomness"][rank()])
+        set_randomness(state["randomness"][rank()])
         if state["between_steps"]["_owes_evaluation"]:
             metrics = self._evaluate(None, None)
             self._determine_best_metric(metrics, None)
@@ -212,16 +212,20 @@ def _state_of(trainer: Any) -> dict[str, Any]:
 def _moment(trainer: Any) -> dict[str, Any]:
     """What changes within a step as well."""
     between = {name: getattr(trainer, name) for name in _BETWEEN_STEPS if hasattr(trainer, name)}
-    if between.get("_buffered_inputs") is not None:
-        every = trainer.args.steps_per_generation * getattr(trainer, "num_iterations", 1)
-        if trainer._step % every == 0:  # all were learned from: the next step samples new ones
-            between["_buffered_inputs"] = None
+    if between.get("_buffered_inputs") is not None and trainer._step % _steps_of_answers(trainer) == 0:
+        between["_buffered_inputs"] = None  # all were learned from: the next step samples new ones
     return {
         "step": trainer.state.global_step,
         "num_input_tokens_seen": trainer.state.num_input_tokens_seen,
         "between_steps": between,
-        "randomness": gathered(_randomness()),
+        "randomness": gathered(randomness()),
     }
+
+
+def _steps_of_answers(trainer: Any) -> int:
+    """For how many micro-batches the answers that were sampled at once are learned from."""
+    steps = getattr(trainer.args, "steps_per_generation", trainer.args.gradient_accumulation_steps)
+    return int(steps * getattr(trainer, "num_iterations", 1))
 
 
 def _set_state(trainer: Any, state: dict[str, Any], checkpoint: Path) -> None:
@@ -252,30 +256,6 @@ def _on(device: Any, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_on(device, each) for each in value)
     return value.to(device) if hasattr(value, "to") else value
-
-
-def _randomness() -> dict[str, Any]:
-    """The state of every generator of this process."""
-    import numpy as np
-    import torch
-
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "cpu": torch.random.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
-
-
-def _set_randomness(state: dict[str, Any]) -> None:
-    import numpy as np
-    import torch
-
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.random.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
 
 
 def _as_json(state: Any) -> str:

@@ -6,7 +6,7 @@ import gc
 from dataclasses import replace
 from typing import Any
 
-from tunesmith.errors import PlanError, RunInterrupted, RunStopped
+from tunesmith.errors import PlanError, RunInterrupted, RunStopped, first_words
 from tunesmith.plan.choice import allowed_micro_batches
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.events import Listener, Notice
@@ -39,12 +39,12 @@ def early_end(failure: Exception, trainer: Any, run: RunFolder, setup: Setup) ->
     if is_out_of_memory(failure):
         if trainer is None:
             return PlanError(
-                f"{setup.config.model} doesn't fit in the memory of this machine: {_first_line(failure)}",
+                f"{setup.config.model} doesn't fit in the memory of this machine: {first_words(failure)}",
                 where="model",
                 fix="end what else uses the memory, or take --tuning qlora or a smaller model",
             )
         trainer.save_last_step()
-        return OutOfMemory(_first_line(failure))
+        return OutOfMemory(first_words(failure))
     return None
 
 
@@ -122,7 +122,3 @@ def _rows(trainer: Any, step: int) -> str:
     if trainer is None or world_size() > 1:
         return ""
     return f"; it learned from {', '.join(rows_of_step(trainer, step))}"
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

@@ -11,7 +11,7 @@ from typing import Any
 
 from tunesmith.config.loading import nearest
 from tunesmith.config.run_config import RunConfig
-from tunesmith.errors import ConfigError
+from tunesmith.errors import ConfigError, first_words
 
 
 def wanted_trackers(config: RunConfig) -> list[str]:
@@ -41,16 +41,24 @@ def wanted_trackers(config: RunConfig) -> list[str]:
     return names
 
 
-def tracker_callbacks(names: Sequence[str], on_failure: Callable[[str], None]) -> list[Any]:
-    """A callback for each tracker; one that isn't installed, or can't start, is said and left out."""
+def tracker_callbacks(
+    names: Sequence[str], on_failure: Callable[[str], None], *, goes_on: bool = False
+) -> list[Any]:
+    """A callback for each tracker; one that isn't installed, or can't start, is said and left out.
+
+    Where a run `goes_on`, Trackio's local store isn't told again what it was told before.
+    """
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
     callbacks = []
     for name in names:
         try:
-            callbacks.append(tolerant(INTEGRATION_TO_CALLBACK[name](), name, on_failure))
+            callback = INTEGRATION_TO_CALLBACK[name]()
+            if goes_on and name == "trackio":
+                callback.on_log = _unrepeated(callback.on_log)
+            callbacks.append(tolerant(callback, name, on_failure))
         except Exception as error:  # whatever a tracker raises, training goes on (test_tracking.py)
-            on_failure(f"not tracked by {name}: {_first_line(error)}")
+            on_failure(f"not tracked by {name}: {first_words(error)}")
     return callbacks
 
 
@@ -66,7 +74,7 @@ def tolerant(callback: Any, name: str, on_failure: Callable[[str], None]) -> Any
             try:
                 return hook(*args, **kwargs)
             except Exception as error:  # whatever a tracker raises, training goes on (test_tracking.py)
-                failures.append(_first_line(error))
+                failures.append(first_words(error))
                 on_failure(f"{name} failed and is off for the rest of this run: {failures[0]}")
                 return None
 
@@ -75,6 +83,37 @@ def tolerant(callback: Any, name: str, on_failure: Callable[[str], None]) -> Any
     for hook in (each for each in dir(callback) if each.startswith("on_")):
         setattr(callback, hook, guarded(getattr(callback, hook)))
     return callback
+
+
+def _unrepeated(log: Callable[..., Any]) -> Callable[..., Any]:
+    """Trackio's `on_log`, which leaves out what is in its local store from before this process began.
+
+    Steps after the last checkpoint are done again, with the same figures: each is one point of the curve.
+    """
+    from transformers.integrations.integration_utils import rewrite_logs
+
+    told: dict[int, list[set[str]]] | None = None
+
+    def on_log(args: Any, state: Any, control: Any, model: Any = None, logs: Any = None, **more: Any) -> Any:
+        nonlocal told
+        if told is None:
+            told = _told(args.project, args.run_name)
+        if any(names and names <= rewrite_logs(logs).keys() for names in told.get(state.global_step, ())):
+            return None
+        return log(args, state, control, model=model, logs=logs, **more)
+
+    return on_log
+
+
+def _told(project: str, run: str) -> dict[int, list[set[str]]]:
+    """The names of the figures in each row of a run in Trackio's local store, by global step."""
+    from trackio.sqlite_storage import SQLiteStorage
+
+    told: dict[int, list[set[str]]] = {}
+    for row in SQLiteStorage.get_logs(project, run):
+        names = set(row) - {"step", "timestamp", "train/global_step"}
+        told.setdefault(row.get("train/global_step", -1), []).append(names)
+    return told
 
 
 @contextmanager
@@ -110,7 +149,3 @@ def trackio_closed() -> Iterator[None]:
         if trackio is not None and trackio.context_vars.current_run.get() is not None:
             with suppress(Exception):  # what a tracker can't keep is no reason to hide how the run ended
                 trackio.finish()
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -26,7 +26,7 @@ from tunesmith.train.fused_kernels import kernels_fused
 from tunesmith.train.judge import Judge
 from tunesmith.train.measured import measure_run
 from tunesmith.train.model import lora_config, save_whole
-from tunesmith.train.processes import leave
+from tunesmith.train.processes import leave, world_size
 from tunesmith.train.relayout import read_models
 from tunesmith.train.setup import Setup, load_base
 from tunesmith.train.tracking import losses_said, tracker_callbacks, trackio_closed, wanted_trackers
@@ -87,6 +87,7 @@ def _train_once(
     from tunesmith.train.callbacks import Guards
     from tunesmith.train.checkpoints import watched
     from tunesmith.train.keeper import Keeper
+    from tunesmith.train.longest import LongestFirst
     from tunesmith.train.stopping import StopCallback, deadline_of
 
     keeper = Keeper(run, setup.config.save_total_limit)
@@ -106,6 +107,8 @@ def _train_once(
             if judge:
                 judge.evaluates = lambda: not trainer.model.training
             _keep_trained_weights_exact(trainer.model)
+            if world_size() == 1 and not setup.rewards:
+                trainer.add_callback(LongestFirst(trainer, int(setup.plan.memory.items["optimizer"] * 2**30)))
             if not stop.received:
                 _run_steps(setup, trainer, stop, listener, checkpoint)
         except KeyboardInterrupt:
@@ -132,10 +135,10 @@ def _run_steps(setup: Setup, trainer: Any, stop: Any, listener: Listener, checkp
     def notify(message: str) -> None:
         listener(Notice(message))
 
-    listener(Phase("training"))
     faster = _sped_up(setup, trainer, notify)
     with faster, setup.method.while_training(setup.choice), losses_said(notify):
         stop.waits_for_step = True
+        listener(Phase("training"))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.keeper.wait()
 
@@ -181,7 +184,11 @@ def _build_trainer(
     callbacks: list[Any] = [*guards, ProgressCallback(run, listener, method.headline)]
     if config.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
-    callbacks += tracker_callbacks(wanted_trackers(config), lambda message: listener(Notice(message)))
+    callbacks += tracker_callbacks(
+        wanted_trackers(config),
+        lambda message: listener(Notice(message)),
+        goes_on=run.record.get("resumed_from") is not None,
+    )
     config_class, trainer_class = method.classes()
     arguments = trl_arguments(method, config, setup.choice, data.report, run)
     # Of several processes each looks at every step which weights were read, unless told that all are.

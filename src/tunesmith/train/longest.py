@@ -1,0 +1,83 @@
+"""The longest rows tried before the first step: what doesn't fit is known before anything was learned.
+
+Rows come in random order, so the batch that needs most memory may be hours away. Here a micro-batch with the
+longest row goes forward and back once, beside room for what the optimizer will hold; nothing of it is kept.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import TrainerCallback
+
+from tunesmith.errors import first_words
+from tunesmith.train.ending import OutOfMemory, is_out_of_memory
+from tunesmith.train.randomness import kept_randomness
+
+# What TRL's trainers count while they compute a loss.
+_COUNTED = ("_metrics", "_stored_metrics", "_total_train_tokens")
+_NUMBERS = ("int8", "int32", "int64")
+# Rows whose lengths are looked at together.
+_ROWS_AT_ONCE = 10_000
+
+
+class LongestFirst(TrainerCallback):
+    """Tries the longest row of `trainer` when it begins, with `optimizer_bytes` left for the optimizer."""
+
+    def __init__(self, trainer: Any, optimizer_bytes: int) -> None:
+        self._trainer = trainer
+        self._optimizer_bytes = optimizer_bytes
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        lengths = row_lengths(self._trainer.train_dataset)
+        if not lengths:
+            return
+        longest = max(range(len(lengths)), key=lengths.__getitem__)
+        num_rows = args.per_device_train_batch_size
+        others = [row for row in range(min(num_rows, len(lengths))) if row != longest]
+        held = bool(self._trainer.optimizer.state)
+        try:
+            _try(self._trainer, [longest, *others][:num_rows], 0 if held else self._optimizer_bytes)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"the longest row: {first_words(error)}") from error
+        finally:
+            self._trainer.model.zero_grad()
+
+
+def row_lengths(dataset: Any) -> list[int]:
+    """How long each row is, by all of its columns of numbers; empty where there are none."""
+    import pyarrow.compute as pc
+
+    features = getattr(dataset, "features", None) or {}
+    kinds = {name: getattr(getattr(each, "feature", None), "dtype", None) for name, each in features.items()}
+    columns = [name for name, kind in kinds.items() if kind in _NUMBERS]
+    lengths: list[int] = []
+    for table in dataset.with_format("arrow").iter(_ROWS_AT_ONCE) if columns else ():
+        each = [pc.fill_null(pc.list_value_length(table[name]), 0).to_pylist() for name in columns]
+        lengths += [sum(row) for row in zip(*each, strict=True)]
+    return lengths
+
+
+def _try(trainer: Any, rows: Sequence[int], reserved_bytes: int) -> None:
+    """A forward and a backward pass of these rows, that leave nothing behind but gradients."""
+    import torch
+
+    before = {name: copy.deepcopy(getattr(trainer, name)) for name in _COUNTED if hasattr(trainer, name)}
+    dataset = trainer._remove_unused_columns(trainer.train_dataset, "training")
+    reserved = torch.empty(reserved_bytes, dtype=torch.uint8, device=trainer.args.device)
+    model = trainer.model_wrapped
+    model.train()
+    try:
+        with kept_randomness():
+            inputs = trainer._prepare_inputs(trainer.data_collator([dataset[row] for row in rows]))
+            with trainer.compute_loss_context_manager():
+                loss = trainer.compute_loss(model, inputs)
+            trainer.accelerator.backward(loss)
+    finally:
+        del reserved
+        for name, value in before.items():
+            setattr(trainer, name, value)
