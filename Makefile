@@ -12,7 +12,7 @@ OLDEST_STAMP := $(OLDEST)/.ready
 OLDEST_TORCH ?= $(shell grep '^torch==' constraints-oldest.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-faults test-oldest check lint types docs bench audit clean
+.PHONY: help venv demo test test-all test-faults mutants test-oldest check lint types docs bench audit clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ test-all: venv  ## every test that needs no GPU, the real demos and the extras i
 
 test-faults: venv  ## every fault of docs/faults.md: kills, signals and full disks at every write (about 20 minutes)
 	$(PYTEST) tests/faults -n 2
+
+mutants: venv  ## take one guard out at a time: a test has to turn red for each (about 11 minutes)
+	$(BIN)/python tests/mutants.py
 
 test-oldest: $(OLDEST_STAMP)  ## the quick tests with the lowest versions supported (docs/versions.md)
 	$(OLDEST)/bin/python -m pytest -m "not slow and not sweep" -n 2 --dist loadfile

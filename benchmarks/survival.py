@@ -1,13 +1,14 @@
-"""What it costs to lose nothing: guards a step, the stall of a save, and whether a killed run equals its twin.
+"""What it costs to lose nothing: guards, the stall of a save, and whether a killed run equals its twin.
 
-    python benchmarks/survival.py [--only cost,save,resume] [--device cuda] [--toy]
+    python benchmarks/survival.py [--only save,cost,beside,resume] [--device cuda] [--toy]
 
 Rows go to results/survival.jsonl, each as soon as it is measured.
 
-- cost: one training (0.5B LoRA, 16 rows a step) in blocks of steps with and without the guards and what is
-  noted of each step, in turn; a block's time is taken when the device is done.
+- cost: one training (0.5B LoRA, 16 rows of 400 tokens a step) in blocks of steps with and without the guards
+  and what is noted of each step, in turn; a block's time is taken when the device is done.
 - save: seconds that the steps wait for a checkpoint (0.5B full), in turn with `save_pretrained` of the same
   weights and transformers' own checkpoint of the same state, each on the same disk.
+- beside: a step (0.5B full) while a checkpoint is written behind it, next to one while none is.
 - resume: the same 0.5B LoRA run twice, and once killed (SIGKILL) between two checkpoints and gone on with.
 """
 
@@ -24,18 +25,31 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from record import append, conditions
-from speed import ROWS_A_STEP, fresh_model, write_model, write_rows
+from speed import NUM_WORDS, ROWS_A_STEP, fresh_model, write_model, write_rows
 
 NUM_BLOCKS, BLOCK = 24, 20
 NUM_SAVES = 5
-RESUME_STEPS, SAVE_EVERY, KILL_AFTER = 90, 30, 45
+RESUME_STEPS, SAVE_EVERY, KILL_AFTER = 60, 20, 30
 
 
-def prepared(folder: Path, device: str, toy: bool, tuning: str, num_steps: int, **more: Any) -> tuple[Any, Any, Any]:
+def write_even(path: Path, toy: bool) -> Path:
+    """Rows of one length, so that steps differ by nothing else."""
+    draw = random.Random(7)
+    with path.open("w") as file:
+        for _ in range(64 if toy else 2000):
+            words = [f"w{draw.randrange(NUM_WORDS)}" for _ in range(40 if toy else 399)]
+            file.write(json.dumps({"text": " ".join(words)}) + "\n")
+    return path
+
+
+def prepared(
+    folder: Path, device: str, toy: bool, tuning: str, num_steps: int, *, even: bool = False, **more: Any
+) -> tuple[Any, Any, Any]:
     """A set-up, its run folder and its model."""
     import torch
 
@@ -44,7 +58,11 @@ def prepared(folder: Path, device: str, toy: bool, tuning: str, num_steps: int, 
     from tunesmith.train.setup import set_up
 
     model = write_model(folder / "model", "toy" if toy else "0.5b")
-    rows = write_rows(folder / "rows.jsonl", "sft", 64 if toy else 2000, 0.1 if toy else 1.0)
+    rows = (
+        write_even(folder / "even.jsonl", toy)
+        if even
+        else write_rows(folder / "rows.jsonl", "sft", 64 if toy else 2000, 0.1 if toy else 1.0)
+    )
     flags = {
         "method": "sft", "model": str(model), "dataset": str(rows), "tuning": tuning, "max_length": 1024,
         "max_steps": num_steps, "global_batch_size": ROWS_A_STEP, "logging_steps": 10, "seed": 42,
@@ -81,13 +99,16 @@ def measure_cost(folder: Path, device: str, toy: bool) -> dict[str, Any]:
     kept = {
         (whole, "training_step"): whole.training_step, (whole, "_clip_grad_norm"): whole._clip_grad_norm,
         (whole, "_maybe_log_save_evaluate"): whole._maybe_log_save_evaluate,
-        (finite, "on_step_end"): finite.on_step_end, (guards.Watchdog, "on_step_end"): guards.Watchdog.on_step_end,
+        (finite, "on_step_end"): finite.on_step_end,
+        (guards.Watchdog, "on_step_end"): guards.Watchdog.on_step_end,
         (callbacks.KeeperCallback, "on_step_end"): callbacks.KeeperCallback.on_step_end,
     }  # fmt: skip
     for (owner, name), method in kept.items():
         inherited = owner is whole
 
-        def either(self: Any, *args: Any, _name: str = name, _method: Any = method, _up: bool = inherited, **kw: Any) -> Any:
+        def either(
+            self: Any, *args: Any, _name: str = name, _method: Any = method, _up: bool = inherited, **kw: Any
+        ) -> Any:
             if on["now"]:
                 return _method(self, *args, **kw)
             return getattr(super(whole, self), _name)(*args, **kw) if _up else None
@@ -106,8 +127,11 @@ def measure_cost(folder: Path, device: str, toy: bool) -> dict[str, Any]:
         return step_begin(self, *args, **kwargs)
 
     Trainer.get_batch_samples = at_batch
-    setup, run, model = prepared(folder, device, toy, "lora", warm + blocks * BLOCK + 1)
+    setup, run, model = prepared(folder, device, toy, "lora", warm + blocks * BLOCK + 1, even=True)
     training.train(setup, run, lambda event: None, model=model, keep=False)
+    Trainer.get_batch_samples = step_begin
+    for (owner, name), method in kept.items():
+        setattr(owner, name, method)
     ratios = [with_it / without for with_it, without in zip(times[True], times[False], strict=False)]
     spread = random.Random(0)
     medians = sorted(statistics.median(spread.choices(ratios, k=len(ratios))) for _ in range(2000))
@@ -151,13 +175,54 @@ def measure_save(folder: Path, device: str, toy: bool) -> dict[str, Any]:
     checkpoints._Whole._keep = keep
     size = sum(path.stat().st_size for path in run.newest_checkpoint()[0].iterdir())
     shutil.rmtree(run.path)
-    return {"what": "save", "gib": size / 2**30} | {name: list(map(float, each)) for name, each in took.items()}
+    return {"what": "save", "gib": size / 2**30} | {
+        name: list(map(float, each)) for name, each in took.items()
+    }
+
+
+def measure_beside(folder: Path, device: str, toy: bool) -> dict[str, Any]:
+    """Seconds of a step while a checkpoint is written, and while none is."""
+    from transformers import Trainer
+
+    from tunesmith.train import training
+
+    every = 8 if toy else 250
+    times: dict[bool, list[float]] = {True: [], False: []}
+    step_begin, last = Trainer.get_batch_samples, {"at": 0.0, "step": 0, "busy": False}
+
+    def at_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        step, now = self.state.global_step, waited()
+        writing = self.keeper._writing
+        busy = writing is not None and not writing.done()
+        # A step that follows a save holds its stall; the first ones find their kernels.
+        if step > every // 2 and step % every and step == last["step"] + 1 and busy == last["busy"]:
+            times[busy].append(now - last["at"])
+        last.update(at=waited(), step=step, busy=busy)
+        return step_begin(self, *args, **kwargs)
+
+    Trainer.get_batch_samples = at_batch
+    more = {"save_steps": float(every), "even": True}
+    setup, run, model = prepared(folder, device, toy, "full", 2 * every + every // 2, **more)
+    training.train(setup, run, lambda event: None, model=model, keep=False)
+    Trainer.get_batch_samples = step_begin
+    shutil.rmtree(run.path)
+    medians = {busy: statistics.median(each) if each else None for busy, each in times.items()}
+    means = {busy: statistics.fmean(each) if each else None for busy, each in times.items()}
+    return {
+        "what": "beside", "busy_ms": 1000 * (medians[True] or 0), "free_ms": 1000 * (medians[False] or 0),
+        "busy_mean_ms": 1000 * (means[True] or 0), "free_mean_ms": 1000 * (means[False] or 0),
+        "num_busy": len(times[True]), "num_free": len(times[False]),
+    }  # fmt: skip
 
 
 def run_child(command: list[str], folder: Path, kill_after: int | None = None) -> int:
     """Run `tunesmith`; killed once metrics.jsonl tells of step `kill_after`."""
-    child = subprocess.Popen([sys.executable, "-m", "tunesmith", *command], cwd=folder, start_new_session=True,
-                             stdout=subprocess.DEVNULL)  # fmt: skip
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tunesmith", *command],
+        cwd=folder,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )
     path = folder / command[command.index("--run-dir") + 1] / "metrics.jsonl"
     while child.poll() is None:
         if kill_after and path.is_file():
@@ -177,8 +242,9 @@ def measure_resume(folder: Path, device: str, toy: bool, deterministic: bool) ->
     prepared(folder, device, toy, "lora", 10)[2].save_pretrained(folder / "model")
     steps, every, kill = (12, 4, 6) if toy else (RESUME_STEPS, SAVE_EVERY, KILL_AFTER)
     command = [
-        "train", "sft", "--model", "model", "--dataset", "rows.jsonl", "--max-length", "1024", "--max-steps",
-        str(steps), "--global-batch-size", str(ROWS_A_STEP), "--logging-steps", "1", "--learning-rate", "1e-4",
+        "train", "sft", "--model", "model", "--dataset", "rows.jsonl", "--max-length", "1024",
+        "--max-steps", str(steps), "--global-batch-size", str(ROWS_A_STEP), "--logging-steps", "1",
+        "--learning-rate", "1e-4",
         "--device", device, "--save-steps", str(every), "--allow", "D203,D208", "--set", "trl.report_to=none",
     ]  # fmt: skip
     if deterministic:
@@ -195,7 +261,10 @@ def measure_resume(folder: Path, device: str, toy: bool, deterministic: bool) ->
     def apart(one: str, other: str) -> dict[str, float]:
         first, second = (load_file(folder / run / "model/adapter_model.safetensors") for run in (one, other))
         weights = max(float((first[key] - second[key]).abs().max()) for key in first)
-        return {"loss": max(abs(a - b) for a, b in zip(losses(one), losses(other), strict=True)), "weights": weights}
+        return {
+            "loss": max(abs(a - b) for a, b in zip(losses(one), losses(other), strict=True)),
+            "weights": weights,
+        }
 
     record = json.loads((folder / f"{name}-killed/run.json").read_text())
     return {
@@ -208,27 +277,30 @@ def measure_resume(folder: Path, device: str, toy: bool, deterministic: bool) ->
 
 def main() -> None:
     """Measure what is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="save,resume,cost")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="save,cost,beside,resume")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--toy", action="store_true")
     given = parser.parse_args()
     import torch
 
     card = torch.cuda.get_device_name() if given.device == "cuda" else "CPU"
+    measures: dict[str, list[Callable[[Path], dict[str, Any]]]] = {
+        "save": [lambda at: measure_save(at, given.device, given.toy)],
+        "cost": [lambda at: measure_cost(at, given.device, given.toy)],
+        "beside": [lambda at: measure_beside(at, given.device, given.toy)],
+        "resume": [
+            lambda at: measure_resume(at, given.device, given.toy, False),
+            lambda at: measure_resume(at, given.device, given.toy, True),
+        ],
+    }  # fmt: skip
     for what in given.only.split(","):
-        with tempfile.TemporaryDirectory(prefix="survival-") as place:
-            folder = Path(place)
-            rows = []
-            if what == "cost":
-                rows = [measure_cost(folder, given.device, given.toy)]
-            elif what == "save":
-                rows = [measure_save(folder, given.device, given.toy)]
-            else:
-                for deterministic in (False, True):
-                    rows.append(measure_resume(folder, given.device, given.toy, deterministic))
-            for row in rows:
-                append("survival_toy" if given.toy else "survival", {**conditions(), "device": card, **row})
+        for measure in measures[what]:
+            with tempfile.TemporaryDirectory(prefix="survival-") as place:
+                row = measure(Path(place))
+            append("survival_toy" if given.toy else "survival", {**conditions(), "device": card, **row})
 
 
 if __name__ == "__main__":

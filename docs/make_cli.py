@@ -22,6 +22,7 @@ stderr. Every command takes `--json` (one document on stdout at the end, progres
 | 1 | findings: the data are not fit |
 | 2 | wrong input or configuration; nothing was left behind |
 | 4 | the run stopped early and can be resumed |
+| 5 | finished here; a push is pending, and one command goes on with it |
 | 130 | interrupted by Ctrl-C; when a step was done, a checkpoint is written |
 | 70 | internal error: a bug of ours |
 """

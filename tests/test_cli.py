@@ -48,6 +48,7 @@ train: --allow --allow-drift --assistant-only-loss --chat-template --completion-
 resume: --allow-drift --debug --json --take-over run_path
 runs: --debug --json --yes action run_path
 show: --debug --json run_path
+publish: --debug --json --public repo_id run_path
 dashboard: --browser --debug --json --no-browser --port --project
 doctor: --debug --json
 """
@@ -149,6 +150,7 @@ def test_wrong_usage_is_a_sentence_and_with_json_one_document(arguments: list[st
         (["doctor"], {"versions", "device", "memory_gib", "disk_gib", "hub_login", "missing"}),
         (["show", "nothing"], {"error"}),
         (["resume", "nothing"], {"error"}),
+        (["publish", "nothing"], {"error"}),
         (["runs", "rm", "nothing"], {"error"}),
         (["train", "sft"], {"error"}),
     ],

@@ -81,6 +81,19 @@ class SecretError(TunesmithError, ValueError):
     code = "secret"
 
 
+class HubError(TunesmithError, ConnectionError):
+    """The Hub refuses what was asked, or holds something else than this run."""
+
+    code = "hub"
+
+
+class PendingError(TunesmithError, ConnectionError):
+    """All is done here; what was to be sent is not there yet, and one command sends it."""
+
+    code = "pending"
+    exit_code = 5
+
+
 class RunStopped(TunesmithError, RuntimeError):
     """The run stopped before its end, wrote what it had, and can be resumed."""
 

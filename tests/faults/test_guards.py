@@ -128,7 +128,7 @@ def test_F14_the_longest_row_is_tried_before_anything_is_learned(place, tiny_mod
     def limited(self, model, inputs, *args, **kwargs):
         shape = tuple(inputs["input_ids"].shape)
         tried.append((self.state.global_step, *shape))
-        if shape[0] > 2 and shape[1] > 80:
+        if shape[0] > 2 and shape[1] > 150:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return compute_loss(self, model, inputs, *args, **kwargs)
 
@@ -137,7 +137,7 @@ def test_F14_the_longest_row_is_tried_before_anything_is_learned(place, tiny_mod
     assert ran.code == 0, ran.err
     assert "out of memory; going on from step 0 with micro-batches of 2 instead of 4 rows" in ran.err
     assert [each[:2] for each in tried[:2]] == [(0, 4), (0, 2)]
-    assert min(tried[0][2], tried[1][2]) > 80
+    assert min(tried[0][2], tried[1][2]) > 150
     assert rows_of(RUN) == pytest.approx(rows_of(Path("runs/twin")), rel=1e-4)
 
 
@@ -299,7 +299,37 @@ def test_F31_rotation_keeps_the_newest_two_and_the_best(tmp_path, limit):
     assert not [each for each in tmp_path.iterdir() if each.name.startswith(".")]
 
 
+def test_F31_a_limit_that_is_raised_is_told(place, tiny_model):
+    ran = tunesmith(*options(tiny_model, RUN, "--save-total-limit", "1"))
+    assert ran.code == 0, ran.err
+    assert "save_total_limit 1: 2 are kept" in ran.err
+    assert [each.step for each in checkpoints.numbered(RUN / "checkpoints")] == [4, 6]
+
+
+def test_F52_an_evaluation_that_is_no_number_is_told_and_never_the_best(place, tiny_model):
+    held = chat_rows(14)[12:]
+    held[0]["messages"][-1]["content"] = "~"
+    write_jsonl(place / "held.jsonl", held)
+    model = with_poisoned_token(tiny_model, place / "poisoned", "~")
+    ran = tunesmith(
+        *options(model, RUN, "--tuning", "lora", "--eval-dataset", "held.jsonl", "--eval-steps", "2"),
+        "--load-best-model-at-end",
+    )
+    assert ran.code == 0, ran.err
+    assert "this evaluation's loss is no finite number: it is never the best one" in ran.err
+    state = json.loads((RUN / "checkpoints/checkpoint-6/trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] is None
+
+
 # Stops
+
+
+def test_F03_a_deadline_that_is_over_before_the_first_step_is_a_stop_like_any_other(place, tiny_model):
+    ran = tunesmith(*options(tiny_model, RUN, "--max-minutes", "0.0001"))
+    assert ran.code == 4, ran.err
+    assert "the time for this run is over; there is no checkpoint yet" in ran.err
+    assert record_of(RUN)["stopped_by"] == "deadline"
+    assert not (RUN / "model").exists()
 
 
 def test_F03_an_evaluation_is_broken_off_and_done_when_the_run_goes_on(place, tiny_model):

@@ -89,6 +89,10 @@ def _child(request: dict[str, Any]) -> None:
     for stream, name in ((1, "stdout.txt"), (2, "stderr.txt")):
         descriptor = os.open(request["out"] + name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(descriptor, stream)
+    if request.get("hub"):
+        from hub_server import taken_for_the_hub
+
+        taken_for_the_hub(request["hub"], setattr, os.environ.__setitem__)
     from tunesmith.cli.app import run
 
     if request.get("fault") is not None:

@@ -17,6 +17,7 @@ from tunesmith.cli.output import DebugFlag, JsonFlag, Output, verb
 from tunesmith.cli.plain_help import PlainHelpCommand
 from tunesmith.cli.progress import ProgressView, duration, one_line
 from tunesmith.cli.training import start_run
+from tunesmith.config.names import checked_path
 from tunesmith.demo import recipe, weights
 from tunesmith.demo.recipe import Question, Recipe
 from tunesmith.errors import ConfigError
@@ -51,6 +52,8 @@ def demo(
                 where="--method",
                 fix=f"there are {', '.join(recipe.RECIPES)}",
             )
+        if run_dir is not None:
+            checked_path(str(run_dir))
         model_id = weights.HUB_ID if hub else str(ready_weights(view))
         run_demo(out, view, log, DemoChoice(method, model_id, seed, run_dir))
 

@@ -14,6 +14,7 @@ from tunesmith.cli.library_log import libraries_logged
 from tunesmith.cli.output import Output
 from tunesmith.cli.processes import in_all_processes, number_of_processes
 from tunesmith.cli.progress import ProgressView
+from tunesmith.cli.pushing import pushed_at_end, sent_along
 from tunesmith.cli.training import (
     base_fingerprint,
     finished,
@@ -90,8 +91,10 @@ def unfinished(path: Path) -> RunFolder | None:
     return None if run is None or run.status() == "done" else run
 
 
-def agreed(run: RunFolder, loaded: LoadedConfig, terms: Terms) -> tuple[LoadedConfig, list[Difference]]:
-    """The configuration to go on with, and what is new in it.
+def agreed(
+    run: RunFolder, loaded: LoadedConfig, terms: Terms, called: str | None = None
+) -> tuple[LoadedConfig, list[Difference]]:
+    """The configuration to go on with, and what is new in it; errors name the run as `called`.
 
     Raises:
         RunFolderError: it makes another run, by a key that isn't allowed to.
@@ -102,7 +105,7 @@ def agreed(run: RunFolder, loaded: LoadedConfig, terms: Terms) -> tuple[LoadedCo
         began.model_dump(mode="json"), loaded.config.model_dump(mode="json"), run.record.get("num_steps")
     )
     found += measured(run.record, world_size=number_of_processes(loaded.config))
-    return loaded, refuse_drift(str(run.path), found, terms.allowed, terms.otherwise)
+    return loaded, refuse_drift(called or str(run.path), found, terms.allowed, terms.otherwise)
 
 
 def go_on(
@@ -158,8 +161,10 @@ def go_on_here(
             run.mark_running()
             run.update(**_record(run, setup, loaded.provenance, changes, found.step))
             with recorded(run, keep=True), trl_blamed(run, loaded.provenance):
-                result = train(setup, run, view, checkpoint=found.checkpoint)
-    finished(out, run, result)
+                with sent_along(run, setup.config, view) as sender:
+                    result = train(setup, run, view, checkpoint=found.checkpoint, sender=sender)
+                pushed = pushed_at_end(run, setup.config.hub, view, sender)
+    finished(out, run, result, pushed)
 
 
 def _found(run: RunFolder, *, dry_run: bool) -> Recovered:

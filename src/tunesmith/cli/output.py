@@ -110,13 +110,14 @@ class Output:
             with contextlib.suppress(BrokenPipeError):
                 print(json.dumps(self._document, default=str), file=self._stdout, flush=True)
 
-    def error(self, error: TunesmithError) -> None:
-        """An error as a person, or a program, reads it."""
+    def error(self, error: TunesmithError, **keys: Any) -> None:
+        """An error as a person, or a program, reads it; `keys` stand in the document beside it."""
         status = {4: "stopped", 130: "stopped", 3: "refused", 5: "pending"}.get(error.exit_code, "error")
         if self.as_json:
-            self.document(status, error=error.as_dict())
+            self.document(status, **keys, error=error.as_dict())
             return
-        title, style = ("stopped", "bold yellow") if status == "stopped" else ("error", "bold red")
+        is_mild = status in ("stopped", "pending")
+        title, style = (status, "bold yellow") if is_mild else ("error", "bold red")
         resumable = isinstance(error, RunStopped)
         self.console.print(f"[{style}]{title}:[/] {escape(error.message)}")
         if error.where:

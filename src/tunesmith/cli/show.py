@@ -98,6 +98,8 @@ def _facts(run: RunFolder) -> dict[str, str]:
     facts |= planned_and_actual(record)
     if run.status() in ("stopped", "killed", "failed"):
         facts["resume with"] = f"tunesmith resume {run.path}"
+    if pending := run.pending():
+        facts["pending"] = f"{', '.join(pending)}: tunesmith publish {run.path}"
     if run.model_path.is_dir():
         facts["model"] = str(run.model_path)
     if notes := record.get("notes"):

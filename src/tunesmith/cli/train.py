@@ -15,10 +15,13 @@ from tunesmith.cli.output import DebugFlag, JsonFlag, Output, verb
 from tunesmith.cli.plain_help import PlainHelpCommand
 from tunesmith.cli.processes import in_all_processes
 from tunesmith.cli.progress import ProgressView
+from tunesmith.cli.pushing import pushed_at_end, sent_along
+from tunesmith.cli.remote_run import brought_here
 from tunesmith.cli.training import finished, placed, setting_up, start_run, trl_blamed
 from tunesmith.config.loading import LoadedConfig, load_config
 from tunesmith.config.methods import METHODS
 from tunesmith.errors import ConfigError
+from tunesmith.publish.outbound import refuse_secret_settings
 from tunesmith.runs.folder import new_run_path, refuse_taken
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -60,13 +63,17 @@ def train(
 
 def run_training(out: Output, loaded: LoadedConfig, on: Terms, *, dry_run: bool) -> None:
     """Begin a run, or go on with the one that is in its folder."""
+    with placed(loaded.provenance):
+        refuse_secret_settings(loaded.config.model_dump(mode="json"))
     run_path = Path(loaded.config.run_dir or new_run_path(loaded.config.method, loaded.config.model))
     more = ["--run-dir", str(run_path)]
     run = unfinished(run_path)
+    if run is None:
+        refuse_taken(run_path)
+    run = brought_here(out, loaded, on, run, run_path, dry_run=dry_run)
     if run is not None:
         go_on(out, run, loaded, on, more, dry_run=dry_run)
         return
-    refuse_taken(run_path)
     with placed(loaded.provenance):
         in_all_processes(out, loaded.config, more)
     begin(out, loaded, run_path, dry_run=dry_run)
@@ -90,5 +97,7 @@ def begin(out: Output, loaded: LoadedConfig, run_path: Path, *, dry_run: bool) -
             out.document(run=str(run_path), dry_run=True, provenance=loaded.provenance, **setup.record())
             return
         with start_run(run_path, setup, loaded.provenance, log) as run, trl_blamed(run, loaded.provenance):
-            result = train(setup, run, view)
-    finished(out, run, result)
+            with sent_along(run, setup.config, view) as sender:
+                result = train(setup, run, view, sender=sender)
+            pushed = pushed_at_end(run, setup.config.hub, view, sender)
+    finished(out, run, result, pushed)

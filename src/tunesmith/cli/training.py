@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.cli.describe import quantity
 from tunesmith.cli.library_log import LibraryLog
 from tunesmith.cli.output import Output, interrupted, terminated
+from tunesmith.cli.pushing import tell_pushed
 from tunesmith.errors import DiskSpaceError, RunStopped, TunesmithError
 from tunesmith.runs.fingerprint import model_fingerprint
 from tunesmith.runs.folder import RunFolder, refuse_taken
 from tunesmith.runs.lock import held
 
 if TYPE_CHECKING:
+    from tunesmith.publish.push import Pushed
     from tunesmith.train.setup import Setup
     from tunesmith.train.training import TrainResult
 
@@ -136,8 +138,8 @@ def setting_up(fix: str) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def finished(out: Output, run: RunFolder, result: TrainResult) -> None:
-    """Say that a training is done, with the commands that exist next."""
+def finished(out: Output, run: RunFolder, result: TrainResult, pushed: Pushed | None = None) -> None:
+    """Say that a training is done, with the commands that exist next, and what became of its push."""
     names = {
         "eval_reward": "evaluation reward",
         "reward": "reward at the end",
@@ -160,10 +162,14 @@ def finished(out: Output, run: RunFolder, result: TrainResult) -> None:
     out.say(f"next:  tunesmith show {run.path}")
     out.say("       tunesmith dashboard")
     out.data(str(run.path))
-    out.document(
-        run=str(run.path),
-        step=result.step,
-        num_steps=result.num_steps,
-        metrics=result.metrics,
-        resumed_from=result.resumed_from,
-    )
+    keys = {
+        "run": str(run.path),
+        "step": result.step,
+        "num_steps": result.num_steps,
+        "metrics": result.metrics,
+        "resumed_from": result.resumed_from,
+    }
+    if pushed is None:
+        out.document(**keys)
+    else:
+        tell_pushed(out, run, pushed, keys)

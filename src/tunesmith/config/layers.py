@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ENV_PREFIX = "TUNESMITH_"
 # Keys of RUN.yaml that hold keys of their own.
-TABLES = ("trl", "budget")
+TABLES = ("trl", "budget", "hub")
 # Variables of Tunesmith that are no settings of a run.
 RESERVED_ENV = frozenset({"TUNESMITH_CACHE", "TUNESMITH_DEBUG"})
 # What to do about a fault, by a part of ruamel's words for it.

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tunesmith.config.defaults import LOGGING_SOURCE, field_defaults, trl_defaults
 from tunesmith.config.layers import Layer, Setting, env_layer, flags_layer, set_layer, yaml_layer
 from tunesmith.config.methods import METHODS, which_method
-from tunesmith.config.run_config import Budget, DatasetSource, RunConfig
+from tunesmith.config.run_config import Budget, DatasetSource, Hub, RunConfig
 from tunesmith.errors import ConfigError
 
 # Keys of TRL's config classes that Tunesmith decides itself, and the field that says it here.
@@ -30,6 +30,15 @@ OWNED_TRL_KEYS: dict[str, str] = {
     "eval_strategy": "eval_steps",
     "save_strategy": "save_steps",
     "logging_strategy": "logging_steps",
+    "push_to_hub": "hub.repo_id (TRL would push what was not searched for secrets)",
+    "hub_model_id": "hub.repo_id",
+    "hub_strategy": "hub.every, with hub.repo_id",
+    "hub_private_repo": "hub.public, with hub.repo_id",
+    "hub_always_push": "hub.every, with hub.repo_id",
+    "hub_revision": "hub.repo_id",
+    "deepspeed": "one GPU, or several without sharding: checkpoints of DeepSpeed can't be kept whole yet",
+    "fsdp": "one GPU, or several without sharding: checkpoints of FSDP can't be kept whole yet",
+    "fsdp_config": "one GPU, or several without sharding: checkpoints of FSDP can't be kept whole yet",
     "dataset_text_field": "a column named text",
     "truncation_mode": "max_length, which cuts the end of a row",
     "eos_token": "chat_template",
@@ -55,7 +64,9 @@ ALIASES: dict[str, str] = {
 }
 
 
-_TABLE_LINES = {"trl": "weight_decay: 0.01", "budget": "max_hours: 2"}
+_TABLE_LINES = {"trl": "weight_decay: 0.01", "budget": "max_hours: 2", "hub": "repo_id: OWNER/NAME"}
+# Tables whose keys are ours.
+_OUR_TABLES: dict[str, type[BaseModel]] = {"budget": Budget, "hub": Hub}
 
 
 class LoadedConfig(NamedTuple):
@@ -170,12 +181,11 @@ def _refuse_unknown(settings: Layer) -> None:
     method = method_of(settings.get("method"))
     for key, setting in settings.items():
         table, _, name = key.partition(".")
-        if table == "budget" and name:
-            if name not in Budget.model_fields:
-                near = nearest(name, Budget.model_fields)
-                fix = (
-                    f"did you mean budget.{near}?" if near else f"there are {', '.join(Budget.model_fields)}"
-                )
+        if table in _OUR_TABLES and name:
+            known = _OUR_TABLES[table].model_fields
+            if name not in known:
+                near = nearest(name, known)
+                fix = f"did you mean {table}.{near}?" if near in known else f"there are {', '.join(known)}"
                 faults.append((f"there is no key {key!r}", setting, fix))
         elif table != "trl" or not name:
             if key not in RunConfig.model_fields:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 
 from tunesmith.errors import ConfigError
@@ -72,6 +73,38 @@ def checked_repo_id(repo_id: str) -> str:
             fix=f"use {ALLOWED_REPO_ID}",
         )
     return repo_id
+
+
+def checked_path(path: str) -> str:
+    """The path itself, absolute or not, when a file system takes each part of it for a plain name.
+
+    Raises:
+        ConfigError: it holds control or direction characters, or a part that Windows keeps for a device.
+    """
+    problem = None
+    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs") for c in path):
+        problem = "it holds control or direction characters"
+    elif any(map(_is_reserved, re.split(r"[/\\]", path))):
+        problem = "Windows keeps a part of it for a device"
+    if problem:
+        raise ConfigError(
+            f"{_shown(path)} can't be a path: {problem}", where="path", fix="use a path of plain names"
+        )
+    return path
+
+
+def fits(check: Callable[[str], str], value: str | None) -> str | None:
+    """`value`, when it is None or `check` takes it: for pydantic, which has one sentence for an error.
+
+    Raises:
+        ValueError: `check` refuses it; message and advice in one.
+    """
+    if value is None:
+        return None
+    try:
+        return check(value)
+    except ConfigError as error:
+        raise ValueError(f"{error.message}; {error.fix}") from None
 
 
 def inside(root: Path, path: str | Path) -> Path:

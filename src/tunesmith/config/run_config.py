@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from tunesmith.config.methods import METHODS, TRAINERS_OF, Kind
+from tunesmith.config.names import checked_name, checked_path, checked_repo_id, fits
 
 
 class _Frozen(BaseModel):
@@ -45,6 +46,29 @@ class Budget(_Frozen):
     usd_per_hour: float | None = Field(
         default=None, ge=0, description="Price of the machine, where the plan knows none"
     )
+
+
+class Hub(_Frozen):
+    """Where on the Hub the model goes, and whether its checkpoints go there too."""
+
+    repo_id: str | None = Field(default=None, description="OWNER/NAME of the repository")
+    every: Literal["end", "save"] = Field(
+        default="end", description="end: the model when it is done; save: each checkpoint too, to go on from"
+    )
+    public: bool = Field(default=False, description="Make a repository that everybody sees")
+
+    @field_validator("repo_id")
+    @classmethod
+    def _is_a_repository(cls, value: str | None) -> str | None:
+        if value is not None and "/" not in value:
+            raise ValueError(f"{value!r} has no owner; write it as OWNER/NAME")
+        return fits(checked_repo_id, value)
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> Hub:
+        if self.repo_id is None and (self.every != "end" or self.public):
+            raise ValueError("hub.every and hub.public need hub.repo_id, the repository they are about")
+        return self
 
 
 def _field(panel: str, description: str, default: Any = None, **limits: Any) -> Any:
@@ -183,6 +207,10 @@ class RunConfig(_Frozen):
         "Tracking", "Hub Space for the dashboard; private (default: none: local)"
     )
 
+    hub: Hub = _field(
+        "Hub", "Where the model is pushed to (default: nowhere), private unless told", default=Hub()
+    )
+
     trl: dict[str, Any] = _field("TRL", "Any other argument of TRL's trainer config", default={})
 
     @field_validator("*", mode="before")
@@ -276,6 +304,21 @@ class RunConfig(_Frozen):
         if isinstance(value, str) and any(ord(character) < 32 for character in value):
             raise ValueError("should not contain control characters")
         return value
+
+    @field_validator("run_dir")
+    @classmethod
+    def _names_a_folder(cls, value: str | None) -> str | None:
+        return fits(checked_path, value)
+
+    @field_validator("project", "run_name")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        return fits(checked_name, value)
+
+    @field_validator("trackio_space_id")
+    @classmethod
+    def _is_a_space(cls, value: str | None) -> str | None:
+        return fits(checked_repo_id, value)
 
     @model_validator(mode="after")
     def _field_has_meaning(self) -> RunConfig:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tunesmith.config.defaults import field_defaults, trl_defaults
 from tunesmith.config.methods import METHODS, TRAINERS_OF, TRL_SETTINGS
-from tunesmith.config.run_config import Budget, RunConfig
+from tunesmith.config.run_config import Budget, Hub, RunConfig
 from tunesmith.config.trl_source import Written, written_arguments
 
 _HEADER = """\
@@ -28,6 +29,7 @@ _DATASETS = {
 _TRL_HEADER = "trl:                              # checked against TRL's own config class\n"
 _OF_EVERY_TRAINER = ("weight_decay", "max_grad_norm")
 _UNKNOWN = Written(None, "its default stands in TRL's documentation")
+_TABLES: dict[str, type[BaseModel]] = {"budget": Budget, "hub": Hub}
 _PINS = ("per_device_train_batch_size", "gradient_accumulation_steps")
 _PINNED = "both or neither: they multiply to global_batch_size (default: what fits into memory)"
 
@@ -45,7 +47,7 @@ def run_yaml_template(method: str, file_name: str) -> str:
         if extra["panel"] != panel:
             panel = extra["panel"]
             lines.append(f"\n# --- {panel} ---\n")
-        lines.append(_budget_lines(field) if name == "budget" else _line(name, field, method))
+        lines.append(_table_lines(name, field) if name in _TABLES else _line(name, field, method))
     lines.append("\n# --- Any other argument of TRL's trainer config ---\n" + _trl_lines(method))
     return "".join(lines)
 
@@ -78,9 +80,9 @@ def _line(name: str, field: FieldInfo, method: str) -> str:
     return f"{f'{prefix}{name}: {shown}':<50} # {field.description}\n"
 
 
-def _budget_lines(field: FieldInfo) -> str:
-    lines = [f"{'# budget:':<50} # {field.description}\n"]
-    for name, each in Budget.model_fields.items():
+def _table_lines(table: str, field: FieldInfo) -> str:
+    lines = [f"{f'# {table}:':<50} # {field.description}\n"]
+    for name, each in _TABLES[table].model_fields.items():
         lines.append(f"{f'#   {name}:':<50} # {each.description}\n")
     return "".join(lines)
 

@@ -6,6 +6,7 @@ import os
 import pickletools
 import re
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from tunesmith.publish.containers import container_of
@@ -37,8 +38,11 @@ class Outgoing:
         self.left_out = left_out
 
 
-def outgoing(folder: Path) -> Outgoing:
-    """The files under a folder that may leave this machine, and those that stay with the reason for each."""
+def outgoing(folder: Path, more: Collection[str] = ()) -> Outgoing:
+    """The files under a folder that may leave this machine, and those that stay with the reason for each.
+
+    `more` are names of files right in the folder that may leave as well.
+    """
     root = folder.resolve()
     kept: list[Path] = []
     left_out: dict[Path, str] = {}
@@ -50,7 +54,7 @@ def outgoing(folder: Path) -> Outgoing:
                 left_out[path.relative_to(folder)] = "a link" if path.is_symlink() else "hidden"
         for name in names:
             path = Path(parent, name)
-            reason = _reason_to_stay(path, root)
+            reason = _reason_to_stay(path, root, is_named=name in more and Path(parent) == folder)
             if reason is None:
                 kept.append(path)
             else:
@@ -58,12 +62,17 @@ def outgoing(folder: Path) -> Outgoing:
     return Outgoing(sorted(kept), dict(sorted(left_out.items())))
 
 
-def _reason_to_stay(path: Path, root: Path) -> str | None:
+def is_allowed(name: str) -> bool:
+    """Whether files of this name may leave, or be fetched, whatever is in them."""
+    return _NAMES.fullmatch(name) is not None
+
+
+def _reason_to_stay(path: Path, root: Path, is_named: bool) -> str | None:
     if path.name.startswith("."):
         return "hidden"
     if path.suffix.lower() in _PICKLES:
         return "a pickle or may be one: loading it runs code"
-    if not _NAMES.fullmatch(path.name):
+    if not is_named and not is_allowed(path.name):
         return "not among the files that are published"
     if path.is_symlink() and not path.resolve().is_relative_to(root):
         return "a link that leads out of the folder"

@@ -21,6 +21,9 @@ _PRIVATE_KEYS = frozenset({"process", "error", "stopped_by"})
 _ABSOLUTE = re.compile(
     r"(?<![\w.:/~])(?:~|[A-Za-z]:|file://|\\)?[/\\](?:[^\s'\",;:<>|]+[/\\])+([^\s'\",;:<>|/\\]*)"
 )
+# The owner of a Hub id may be called as this machine's user: the Hub knows that name.
+_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
+_LEFT_OUT = "(left out)"
 # Accounts and hosts that thousands of machines have say nothing about anybody.
 _ANYBODY = frozenset(
     {"root", "user", "ubuntu", "runner", "jovyan", "admin", "app", "localhost", "vm", "host"}
@@ -58,7 +61,24 @@ def _clean(value: Any, known: Mapping[bytes, str], private: re.Pattern[str] | No
     if secrets_of_text(value, known):
         return "(left out: a secret)"
     value = _ABSOLUTE.sub(lambda match: match[1] or "folder", value)
-    return private.sub("(left out)", value) if private else value
+    return value if private is None or _HUB_ID.fullmatch(value) else private.sub(_LEFT_OUT, value)
+
+
+def last_part(path: str) -> str:
+    """The last part of an absolute path; other texts are left as they are."""
+    return _ABSOLUTE.sub(lambda match: match[1] or "folder", path)
+
+
+def restored(record: Any, given: Any) -> Any:
+    """A value of a redacted record; what was taken out is put back where `given` can be what stood there."""
+    if isinstance(record, Mapping) and isinstance(given, Mapping):
+        return {key: restored(each, given[key]) if key in given else each for key, each in record.items()}
+    if isinstance(record, list) and isinstance(given, list) and len(record) == len(given):
+        return [restored(each, other) for each, other in zip(record, given, strict=True)]
+    if not isinstance(record, str) or not isinstance(given, str):
+        return record
+    pattern = ".*".join(map(re.escape, record.split(_LEFT_OUT)))
+    return given if re.fullmatch(pattern, last_part(given), re.DOTALL) else record
 
 
 def _private_words() -> re.Pattern[str] | None:

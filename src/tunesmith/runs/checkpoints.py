@@ -55,13 +55,7 @@ def commit(temporary: Path, step: int) -> Path:
     """Give what stands in `temporary` its manifest and its name: from then on the checkpoint is there."""
     files = {}
     for path in _files(temporary):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-            files[path.relative_to(temporary).as_posix()] = {
-                "size": os.fstat(file.fileno()).st_size,
-                "sha256": digest,
-            }
+        files[path.relative_to(temporary).as_posix()] = entry_of(path)
     for each in {path.parent for path in _files(temporary)}:
         sync_folder(each)
     write_json_whole(temporary / MANIFEST, {"schema": SCHEMA, "step": step, "files": files})
@@ -69,6 +63,14 @@ def commit(temporary: Path, step: int) -> Path:
     temporary.rename(final)
     sync_folder(final.parent)
     return final
+
+
+def entry_of(path: Path) -> dict[str, Any]:
+    """What a manifest tells of a file, which is made to last."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+        return {"size": os.fstat(file.fileno()).st_size, "sha256": digest}
 
 
 def numbered(folder: Path) -> list[Checkpoint]:

@@ -14,7 +14,7 @@ from tunesmith.errors import ConfigError, RunFolderError
 # What may differ as one likes: where things lie, what is logged and saved, who is told, what it may cost.
 _FREE = {
     "run_dir", "project", "run_name", "trackio_space_id", "logging_steps", "save_steps", "save_total_limit",
-    "budget", "max_minutes",
+    "budget", "hub", "max_minutes",
     "num_processes",  # the number itself is compared, as world_size
 }  # fmt: skip
 _FREE_OF_TRL = {

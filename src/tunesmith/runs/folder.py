@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -26,6 +28,8 @@ RUN_SCHEMA = "tunesmith-run/1"
 RUNS_ROOT = Path("runs")
 # What says that a process works in the folder (runs/lock.py).
 LOCK = ".lock"
+# What is being fetched into a run's folder, before it is there.
+FETCHING = ".fetching"
 REPORTED_PACKAGES = (
     "torch",
     "transformers",
@@ -49,6 +53,7 @@ class RunFolder:
         self.path = path
         self.record = record
         self.rank = rank
+        self._changing = threading.RLock()
 
     @property
     def writes(self) -> bool:
@@ -66,6 +71,7 @@ class RunFolder:
         now = _now()
         whole = {
             "schema": RUN_SCHEMA,
+            "id": secrets.token_hex(8),
             "name": path.name,
             "status": "running",
             "created_at": now,
@@ -118,9 +124,20 @@ class RunFolder:
 
     def update(self, **changes: Any) -> None:
         """Change keys of run.json and write it whole."""
-        self.record |= changes | {"updated_at": _now()}
-        if self.writes:
-            write_json_whole(self.path / "run.json", self.record)
+        with self._changing:
+            self.record |= changes | {"updated_at": _now()}
+            if self.writes:
+                write_json_whole(self.path / "run.json", self.record)
+
+    def pending(self) -> list[str]:
+        """What is to be sent and isn't there yet: push (the model), checkpoint."""
+        return list(self.record.get("pending") or [])
+
+    def mark_pending(self, what: str, is_pending: bool) -> None:
+        """Note in run.json that something is still to be sent, or that it is there."""
+        left = [each for each in self.pending() if each != what] + [what] * is_pending
+        if left != self.pending():
+            self.update(pending=left)
 
     def mark_running(self) -> None:
         """This process works on the run now."""
@@ -218,7 +235,7 @@ def refuse_taken(path: Path) -> None:
             else f"tunesmith resume {path}, or choose another --run-dir",
         )
     # A kill while the first run.json was written leaves no more than these.
-    begun = (LOCK, ".run.json.")
+    begun = (LOCK, ".run.json.", FETCHING)
     if path.is_dir() and any(not each.name.startswith(begun) for each in path.iterdir()):
         raise RunFolderError(
             f"{path} is not empty and holds no run", where=str(path), fix="choose another --run-dir"

@@ -65,6 +65,8 @@ class ProgressCallback(TrainerCallback):
             self._tell_progress(state)
         if "eval_loss" in logs:
             told = self._headlines(logs, "eval_")
+            if not math.isfinite(logs["eval_loss"]):
+                self._listener(Notice("this evaluation's loss is no finite number: it is never the best one"))
             self._listener(Evaluated(state.global_step, float(logs["eval_loss"]), told))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

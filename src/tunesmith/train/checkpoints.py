@@ -54,6 +54,7 @@ class _Whole:
     _settled: dict[str, Any] | None = None
     # An evaluation was broken off: the run goes on with it.
     _owes_evaluation = False
+    _made_room = False
 
     def save_last_step(self: Any) -> None:
         """Keep the last whole step, though the one after it may have begun."""
@@ -76,6 +77,10 @@ class _Whole:
         return norm
 
     def _maybe_log_save_evaluate(self: Any, *args: Any, **kwargs: Any) -> None:
+        if not self._made_room and not rank():  # by now the optimizer has all that it will have
+            self._made_room = True
+            state = Packed(_state_of(self)).tensors
+            self.keeper.make_room([*saved_weights(self.model).values(), *state.values()])
         super()._maybe_log_save_evaluate(*args, **kwargs)  # type: ignore[misc]
         # Of several processes none breaks a step off: the others would wait for it.
         self._settled = _moment(self) if world_size() == 1 else None
@@ -109,7 +114,8 @@ class _Whole:
         if best:
             self.state.best_model_checkpoint = str(self.keeper.folder / f"checkpoint-{best}")
         self._tell_callbacks_state()
-        weights, packed = held_weights(self.model), Packed(_state_of(self) | moment)
+        packed = Packed(_state_of(self) | moment)
+        weights, packed.tensors = self.keeper.copied(saved_weights(self.model), packed.tensors)
         model, tokenizer = self.model, self.processing_class
         state, arguments = _as_json(self.state), self.args.to_json_string()
 
@@ -161,22 +167,20 @@ class _Whole:
         return EpochSampler.around(super()._get_train_sampler(*args, **kwargs))  # type: ignore[misc]
 
 
-def held_weights(model: Any) -> dict[str, Any]:
-    """Copies on the CPU of the weights that saving `model` writes, by name; shared ones stay shared.
+def saved_weights(model: Any) -> dict[str, Any]:
+    """The weights that saving `model` writes, by name; shared ones are one tensor.
 
     Of a model with an adapter these are the trained ones.
     """
     has_adapter = hasattr(model, "peft_config")
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    held: dict[Any, Any] = {}
+    known: dict[Any, Any] = {}
     weights = {}
     for name, weight in model.state_dict().items():
         if has_adapter and name not in trained:
             continue
         place = (weight.data_ptr(), weight.shape, weight.stride())
-        if place not in held or not weight.numel():
-            held[place] = weight.detach().to("cpu", copy=True)
-        weights[name] = held[place]
+        weights[name] = known.setdefault(place, weight) if weight.numel() else weight
     return weights
 
 

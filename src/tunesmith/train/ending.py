@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -96,6 +98,15 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def signals_told(run: RunFolder, stop: Any) -> Iterator[None]:
+    """Inside, a signal that nothing else took ends the run with its sentence."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise stopped_by_signal(run, stop) from None
 
 
 def stopped_by_signal(run: RunFolder, stop: Any) -> RunStopped:

@@ -6,25 +6,44 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol
 
 from tunesmith.runs import checkpoints
 from tunesmith.runs.folder import RunFolder
+from tunesmith.train.host_copies import HostCopies
+
+
+class SendsCheckpoints(Protocol):
+    """Whoever sends checkpoints away while a run trains; it never makes the run wait."""
+
+    # The longest that one took, in seconds; 0 before the first.
+    longest_s: float
+
+    def kept(self, checkpoint: Path, step: int, best: int | None) -> None:
+        """A checkpoint was written; it may be gone once this returns."""
 
 
 class Keeper:
-    """Writes the checkpoints of `run`, of which it keeps `limit` and the best."""
+    """Writes the checkpoints of `run`, of which it keeps `limit` and the best, and tells `sender` of each."""
 
-    def __init__(self, run: RunFolder, limit: int) -> None:
+    def __init__(self, run: RunFolder, limit: int, sender: SendsCheckpoints | None = None) -> None:
         self._run = run
+        self._sender = sender
         self._limit = limit
+        self._host = HostCopies()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._writing: Future[None] | None = None
         # The longest that one took, in seconds; None before the first.
         self.longest_s: float | None = None
+
+    @property
+    def longest_sending_s(self) -> float:
+        """The longest that sending a checkpoint away took, in seconds."""
+        return self._sender.longest_s if self._sender else 0.0
 
     @property
     def folder(self) -> Path:
@@ -38,6 +57,7 @@ class Keeper:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         self._thread.shutdown()
+        self._host.release()
         if kind is None:
             self.wait()
 
@@ -57,6 +77,20 @@ class Keeper:
         self.wait()
         return (self.folder / f"checkpoint-{step}").is_dir()
 
+    def make_room(self, tensors: Sequence[Any]) -> None:
+        """Begin to make room for copies of what will be kept."""
+        self._host.make_room(tensors)
+
+    def copied(self, *parts: dict[str, Any]) -> list[dict[str, Any]]:
+        """Copies on the CPU of the tensors in each part, which later steps don't change.
+
+        Those of the checkpoint before are gone then.
+        """
+        self.wait()
+        tensors = {id(tensor): tensor for part in parts for tensor in part.values()}
+        copies = dict(zip(tensors, self._host.copies(list(tensors.values())), strict=True))
+        return [{name: copies[id(tensor)] for name, tensor in part.items()} for part in parts]
+
     def keep(self, step: int, num_bytes: int, best: int | None, write: Callable[[Path], None]) -> None:
         """Let `write` fill the checkpoint of `step`, and remove those that are too many then.
 
@@ -74,9 +108,11 @@ class Keeper:
         temporary = checkpoints.begin(self.folder, step)
         try:
             write(temporary)
-            checkpoints.commit(temporary, step)
+            written = checkpoints.commit(temporary, step)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+        if self._sender is not None:
+            self._sender.kept(written, step, best)
         checkpoints.rotate(self.folder, self._limit, [] if best is None else [best])
         self.longest_s = max(self.longest_s or 0.0, time.monotonic() - began)

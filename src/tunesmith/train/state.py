@@ -16,14 +16,10 @@ _TENSOR, _ARRAY, _TUPLE, _PAIRS = "$tensor", "$array", "$tuple", "$pairs"
 
 
 class Packed:
-    """A nested value in two parts: `rest` for JSON, and `tensors` by name, on the CPU.
+    """A nested value in two parts: `rest` for JSON, and `tensors` by name, which are those of the value."""
 
-    With `copy` the tensors are copies, which later steps don't change.
-    """
-
-    def __init__(self, value: Any, *, copy: bool = True) -> None:
+    def __init__(self, value: Any) -> None:
         self.tensors: dict[str, Any] = {}
-        self._copy = copy
         self.rest = self._pack(value)
 
     @property
@@ -32,7 +28,7 @@ class Packed:
         return sum(each.numel() * each.element_size() for each in self.tensors.values())
 
     def write(self, folder: Path) -> None:
-        """Write both parts into `folder`."""
+        """Write both parts into `folder`; the tensors have to be copies on the CPU by then."""
         from safetensors.torch import save_file
 
         save_file(self.tensors, folder / TENSORS)
@@ -60,10 +56,7 @@ class Packed:
 
     def _keep(self, tensor: Any) -> str:
         name = f"t{len(self.tensors)}"
-        tensor = tensor.detach()
-        held = tensor.to("cpu", copy=True) if self._copy else tensor.cpu()
-        # Views of one storage would be refused: each is written by itself.
-        self.tensors[name] = held.contiguous() if self._copy else held.contiguous().clone()
+        self.tensors[name] = tensor.detach()
         return name
 
 

@@ -111,11 +111,13 @@ class StopCallback(TrainerCallback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        if self._deadline is not None:
-            # For what is no step: the steps see for themselves how much time is left.
-            self._start(self._left_s(), self._look_at_the_clock)
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
+            for number in before:
+                signal.signal(number, self._receive)
+            if self._deadline is not None:
+                # For what is no step: the steps see for themselves how much time is left.
+                self._start(self._left_s(), self._look_at_the_clock)
             yield
         finally:
             self._stop_timers()
@@ -156,7 +158,8 @@ class StopCallback(TrainerCallback):
             raise KeyboardInterrupt
 
     def _save_s(self) -> float:
-        return 2 * self._keeper.longest_s + 1 if self._keeper.longest_s else self._first_save_s
+        saving = 2 * self._keeper.longest_s + 1 if self._keeper.longest_s else self._first_save_s
+        return saving + 1.5 * self._keeper.longest_sending_s
 
     def _left_s(self) -> float:
         """Time until what isn't done has to be broken off."""

@@ -11,12 +11,14 @@ from typing import Any
 
 from tunesmith.plan.choice import WORTH_CAPTURING
 from tunesmith.plan.room import Room
+from tunesmith.runs.checkpoints import LEAST_KEPT
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.disk import full_disk_said
 from tunesmith.train.ending import (
     OutOfMemory,
     early_end,
     release_memory,
+    signals_told,
     smaller,
     stopped,
     stopped_by_signal,
@@ -24,6 +26,7 @@ from tunesmith.train.ending import (
 from tunesmith.train.events import Listener, Notice, Phase
 from tunesmith.train.fused_kernels import kernels_fused
 from tunesmith.train.judge import Judge
+from tunesmith.train.keeper import Keeper, SendsCheckpoints
 from tunesmith.train.measured import measure_run
 from tunesmith.train.model import lora_config, save_whole
 from tunesmith.train.processes import leave, world_size
@@ -53,21 +56,28 @@ def train(
     model: Any = None,
     checkpoint: Path | None = None,
     keep: bool = True,
+    sender: SendsCheckpoints | None = None,
 ) -> TrainResult:
     """Train `setup` into `run`, from `checkpoint` when one is given, and save the model when it is done.
 
-    Without `keep` the model isn't saved. Where the memory of a device doesn't hold a step, the run goes on in
-    smaller micro-batches of the same global batch.
+    Without `keep` the model isn't saved. `sender` is told of each checkpoint that is written. Where the
+    memory of a device doesn't hold a step, the run goes on in smaller micro-batches of the same global batch.
 
     Raises:
         RunInterrupted, RunStopped: a signal, the end of its time, a reward, the lack of any reward's signal,
             or numbers that are none stopped it; what was kept can be gone on from.
         TunesmithError: TRL or torch refused something.
     """
-    started_from = checkpoint
+    started_from, limit = checkpoint, setup.config.save_total_limit
+    if limit < LEAST_KEPT:
+        listener(
+            Notice(f"save_total_limit {limit}: {LEAST_KEPT} are kept, so that a damaged one isn't the last")
+        )
     while True:
         try:
-            trainer = _train_once(setup, run, listener, model=model, checkpoint=checkpoint, keep=keep)
+            trainer = _train_once(
+                setup, run, listener, model=model, checkpoint=checkpoint, keep=keep, sender=sender
+            )
             return _result(setup, run, trainer, started_from)
         except OutOfMemory as error:
             setup = smaller(setup, run, listener, error)
@@ -77,7 +87,14 @@ def train(
 
 
 def _train_once(
-    setup: Setup, run: RunFolder, listener: Listener, *, model: Any, checkpoint: Path | None, keep: bool
+    setup: Setup,
+    run: RunFolder,
+    listener: Listener,
+    *,
+    model: Any,
+    checkpoint: Path | None,
+    keep: bool,
+    sender: SendsCheckpoints | None,
 ) -> Any:
     """The trainer, when it has come to its end and the model is saved.
 
@@ -86,15 +103,14 @@ def _train_once(
     """
     from tunesmith.train.callbacks import Guards
     from tunesmith.train.checkpoints import watched
-    from tunesmith.train.keeper import Keeper
     from tunesmith.train.longest import LongestFirst
     from tunesmith.train.stopping import StopCallback, deadline_of
 
-    keeper = Keeper(run, setup.config.save_total_limit)
+    keeper = Keeper(run, setup.config.save_total_limit, sender)
     stop = StopCallback(listener, keeper, deadline_of(setup.config.max_minutes, os.environ))
     guards = Guards(setup, run, listener)
     trainer = None
-    with stop.listening(), full_disk_said(run), trackio_closed(), keeper, guards:
+    with signals_told(run, stop), stop.listening(), full_disk_said(run), trackio_closed(), keeper, guards:
         try:
             base = load_base(setup, listener, run) if model is None else model
             # transformers turns it off for good, and with it every later user of the saved model.
@@ -114,7 +130,7 @@ def _train_once(
         except KeyboardInterrupt:
             if trainer is not None:
                 trainer.save_last_step()
-            raise stopped_by_signal(run, stop) from None
+            raise
         except Exception as failure:  # what is known to end a run gets its sentence (tests/faults)
             end = early_end(failure, trainer, run, setup)
             if end is None:

@@ -1,0 +1,82 @@
+"""`tunesmith publish`: the model of a run that is done, on the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunesmith.cli.library_log import libraries_logged
+from tunesmith.cli.output import DebugFlag, JsonFlag, interrupted, verb
+from tunesmith.cli.pushing import again, tell_pushed
+from tunesmith.errors import ConfigError, RunFolderError
+from tunesmith.runs.folder import RunFolder
+from tunesmith.runs.lock import held
+
+if TYPE_CHECKING:
+    from tunesmith.config.run_config import Hub
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def publish(
+    run_path: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or its name under runs/.")],
+    repo_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[OWNER/NAME]", help="Repository (default: its hub.repo_id)."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a repository that everybody sees.")] = False,
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Put the model of a run that is done on the Hub, in one commit; private unless asked.
+
+    Only what changed is sent. Also the way on for a run whose push is pending.
+    """
+    with verb("publish", as_json, debug) as out:
+        from tunesmith.publish.push import CHECKPOINT, push_run
+
+        run = RunFolder.open(run_path)
+        with held(run.path), libraries_logged() as log:
+            run = RunFolder.open(run.path)
+            log.attach(run.log_path)
+            _refuse_unfinished(run)
+            hub = _hub_of(run, repo_id, public)
+            out.say(f"pushing {run.model_path} to {hub.repo_id} ...")
+            try:
+                pushed = push_run(run, hub, ends=CHECKPOINT in run.pending() and hub.every == "save")
+            except KeyboardInterrupt:
+                raise interrupted("interrupted; the model is here as it was", again(run, hub)) from None
+        if pushed.cause is None:
+            out.data(pushed.url)
+        tell_pushed(out, run, pushed, {"run": str(run.path), "changed": pushed.is_changed}, hub)
+
+
+def _refuse_unfinished(run: RunFolder) -> None:
+    if run.status() != "done" or not run.model_path.is_dir():
+        raise RunFolderError(
+            f"{run.path} is {run.status()}: only a run that is done has a model to publish",
+            where=str(run.path),
+            fix=f"tunesmith show {run.path}",
+        )
+
+
+def _hub_of(run: RunFolder, repo_id: str | None, public: bool) -> Hub:
+    """Where to: the repository named, else the run's own."""
+    from tunesmith.config.names import checked_repo_id
+    from tunesmith.config.run_config import Hub
+
+    own = Hub.model_validate((run.record.get("config") or {}).get("hub") or {})
+    if repo_id is None and own.repo_id is None:
+        raise ConfigError(
+            f"{run.path} names no repository",
+            where="OWNER/NAME",
+            fix=f"tunesmith publish {run.path} OWNER/NAME",
+        )
+    if repo_id is None or repo_id == own.repo_id:
+        return own.model_copy(update={"public": public or own.public})
+    if "/" not in checked_repo_id(repo_id):
+        raise ConfigError(f"{repo_id} has no owner", where="OWNER/NAME", fix="write it as OWNER/NAME")
+    return Hub(repo_id=repo_id, public=public)

@@ -1,0 +1,155 @@
+"""The model of a run that is done, on the Hub: one commit to main, and what is left to do where it fails."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from time import sleep
+
+from tunesmith.config.run_config import Hub
+from tunesmith.errors import ConfigError, TunesmithError
+from tunesmith.publish.causes import Cause, cause_of
+from tunesmith.publish.hub import check_rights, commit, held, repository_url
+from tunesmith.publish.outbound import refuse_secrets
+from tunesmith.publish.patience import upload_limit_s, within
+from tunesmith.publish.remote import Sender, send
+from tunesmith.publish.staging import STAGE, clean_model, put_aside, put_run_aside
+from tunesmith.runs.folder import RunFolder
+
+MAIN = "main"
+# Before the second and the third attempt; a Hub that asks for more than the longest has to be asked later.
+_WAITS_S, _LONGEST_WAIT_S = (5.0, 30.0), 300.0
+PUSH, CHECKPOINT = "push", "checkpoint"
+_CARD = "README.md"
+# Another push may have left more shards there, or an adapter where now a whole model is.
+_WEIGHTS = re.compile(r"[^/]+\.safetensors(?:\.index\.json)?|adapter_config\.json")
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What became of a push: where to look, whether anything had changed, and why it isn't whole, if so."""
+
+    url: str
+    is_changed: bool
+    cause: Cause | None
+
+
+def push_run(run: RunFolder, hub: Hub, *, ends: bool, sender: Sender | None = None) -> Pushed:
+    """Put the model of a run on main, and where the run `ends` its last state on its branch of checkpoints.
+
+    Until each is there run.json says that it is pending; whatever fails is told by the cause. `sender` is who
+    sent the run's checkpoints in this process.
+
+    Raises:
+        ConfigError: others see the repository than should.
+    """
+    before = run.pending()
+    repo_id, is_changed = str(hub.repo_id), False
+    sends: dict[str, Callable[[Path], bool]] = {PUSH: lambda stage: _push_model(run, hub, stage)}
+    if ends:
+        sends[CHECKPOINT] = lambda stage: _send_end(run, repo_id, stage, sender)
+    for what in sends:
+        run.mark_pending(what, True)
+    for what, work in sends.items():
+        try:
+            changed = _sent(run, repo_id, work)
+        except ConfigError:
+            run.mark_pending(what, what in before)
+            raise
+        if isinstance(changed, Cause):
+            return Pushed(repository_url(repo_id), is_changed, changed)
+        is_changed |= changed
+        run.mark_pending(what, False)
+    return Pushed(repository_url(repo_id), is_changed, None)
+
+
+def _sent(run: RunFolder, repo_id: str, work: Callable[[Path], bool]) -> bool | Cause:
+    """What `work` gives, after as many attempts as make sense while somebody waits; else why it failed."""
+    waits = iter(_WAITS_S)
+    while True:
+        cause = _attempt(run, repo_id, work)
+        if isinstance(cause, bool):
+            return cause
+        wait_s = next(waits, None)
+        asked_s = cause.wait_s or 0.0
+        if wait_s is None or not cause.passes or cause.is_silence or asked_s > _LONGEST_WAIT_S:
+            return cause
+        sleep(max(wait_s, asked_s))
+
+
+def _attempt(run: RunFolder, repo_id: str, work: Callable[[Path], bool]) -> bool | Cause:
+    stage = run.path / STAGE / secrets.token_hex(4)
+    try:
+        return within(upload_limit_s(_size(run.path)), lambda: work(stage))
+    except ConfigError:
+        raise
+    except Exception as error:  # the Hub's, httpx's and the network's are many (test_push.py)
+        cause = cause_of(error, repo_id)
+        if cause is None:
+            raise
+        return cause
+    finally:
+        shutil.rmtree(run.path / STAGE, ignore_errors=True)
+
+
+def _push_model(run: RunFolder, hub: Hub, stage: Path) -> bool:
+    from huggingface_hub import HfApi
+
+    repo_id = str(hub.repo_id)
+    cause = check_rights(repo_id, public=hub.public)
+    if cause is not None:
+        raise _Unreachable(cause)
+    put_aside(run.model_path, stage)
+    clean_model(stage)
+    there = held(HfApi(), repo_id, MAIN)
+    if there is None or _CARD not in there.files:  # a card that somebody wrote is left alone
+        (stage / _CARD).write_text(card(run, repo_id), encoding="utf-8")
+    files = {path.relative_to(stage).as_posix(): path for path in refuse_secrets(stage).files}
+
+    def gone(names: Collection[str]) -> set[str]:
+        return {name for name in names if _WEIGHTS.fullmatch(name) and name not in files}
+
+    return commit(repo_id, MAIN, files, gone, f"Model of run {run.record.get('id')}")
+
+
+def _send_end(run: RunFolder, repo_id: str, stage: Path, sender: Sender | None) -> bool:
+    newest = run.newest_checkpoint()
+    step = newest[1] if newest else 0
+    put_run_aside(run.path, stage)
+    if newest:
+        put_aside(newest[0], stage / newest[0].name)
+    sender = sender or Sender(str(run.record.get("id")), secrets.token_hex(8))
+    return send(stage, repo_id, step, None, sender)
+
+
+def card(run: RunFolder, repo_id: str) -> str:
+    """A few lines on a model that has no card: how it was made."""
+    config = run.record.get("config") or {}
+    has_adapter = (run.model_path / "adapter_config.json").is_file()
+    base = str(config.get("model"))
+    is_of_the_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base) is not None and not Path(base).exists()
+    head = {
+        "library_name": "peft" if has_adapter else "transformers",
+        "base_model": base if is_of_the_hub else None,
+    }
+    lines = [f"{key}: {value}" for key, value in head.items() if value]
+    made = f"{config.get('method')} with Tunesmith {run.record.get('tunesmith')}"
+    what = "An adapter" if has_adapter else "A model"
+    text = f"{what} trained by {made}, {run.record.get('step')} steps."
+    tags = ["tags:", "- tunesmith", f"- {config.get('method')}"]
+    return "\n".join(["---", *lines, *tags, "---", "", f"# {repo_id}", "", text, ""])
+
+
+class _Unreachable(TunesmithError):
+    """The Hub didn't say whether it may be written to."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause.said, fix=cause.fix)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
