@@ -16,7 +16,7 @@ from typing import Any
 
 from tunesmith.cli.app import run
 
-DEADLINE_S = 90
+DEADLINE_S = 180
 
 
 @dataclass(frozen=True)

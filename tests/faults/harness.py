@@ -78,7 +78,8 @@ def cases(model: Path, num_steps: int = NUM_STEPS) -> dict[str, Case]:
         "sft": ["sft", "--dataset", "chats.jsonl"],
         "dpo": ["dpo", "--dataset", "pairs.jsonl"],
         "grpo": [
-            "grpo", "--dataset", "prompts.jsonl", "--rewards", "rewards.py:short", "--num-generations", "2",
+            "grpo", "--dataset", "prompts.jsonl", "--max-rows", "4", "--rewards", "rewards.py:short",
+            "--num-generations", "2",
             "--max-completion-length", "6", "--set", "trl.num_iterations=2",
             "--set", "trl.steps_per_generation=2", "--set", "trl.per_device_train_batch_size=4",
         ],

@@ -112,6 +112,10 @@ class Output:
 
     def error(self, error: TunesmithError, **keys: Any) -> None:
         """An error as a person, or a program, reads it; `keys` stand in the document beside it."""
+        from tunesmith.publish.redaction import without_secrets
+
+        error.message = without_secrets(error.message)
+        error.where, error.fix = (each and without_secrets(each) for each in (error.where, error.fix))
         status = {4: "stopped", 130: "stopped", 3: "refused", 5: "pending"}.get(error.exit_code, "error")
         if self.as_json:
             self.document(status, **keys, error=error.as_dict())

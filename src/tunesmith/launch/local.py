@@ -24,6 +24,9 @@ from types import FrameType
 LAUNCHED = "_TUNESMITH_LAUNCHED"
 # When one has failed the others mostly fail of the same; those that wait for it are ended after this time.
 PATIENCE_S = 15.0
+# One that stopped in order waits for nobody, while the first still writes its checkpoint and sends it away.
+STOPPED_PATIENCE_S = 600.0
+_STOPPED = (4, 130)
 LINES_TOLD = 12
 _TICK_S = 0.05
 # <sys/prctl.h>: the signal that a process gets when the one that started it dies.
@@ -129,7 +132,9 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int | None, boo
     failed, deadline, waited = None, 0.0, False
     while None in [each.poll() for each in processes]:
         if failed is None:
-            failed, deadline = _first_failed(processes), time.monotonic() + PATIENCE_S
+            failed = _first_failed(processes)
+            has_stopped = failed is not None and processes[failed].returncode in _STOPPED
+            deadline = time.monotonic() + (STOPPED_PATIENCE_S if has_stopped else PATIENCE_S)
         elif time.monotonic() > deadline:
             waited = True
             for each in processes:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data.checks.secrets import find_keys
 from tunesmith.errors import SecretError
 from tunesmith.publish.known import known_secrets, needles
 from tunesmith.publish.search import secrets_of_text
@@ -62,6 +63,15 @@ def _clean(value: Any, known: Mapping[bytes, str], private: re.Pattern[str] | No
         return "(left out: a secret)"
     value = _ABSOLUTE.sub(lambda match: match[1] or "folder", value)
     return value if private is None or _HUB_ID.fullmatch(value) else private.sub(_LEFT_OUT, value)
+
+
+def without_secrets(text: str) -> str:
+    """A text to be shown or kept, in which secrets are named and not said."""
+    for value, kind in known_secrets().items():
+        text = text.replace(value.decode("utf-8", "surrogateescape"), f"({kind})")
+    for start, end, secret in reversed(find_keys(text)):
+        text = text[:start] + secret.masked + text[end:]
+    return text
 
 
 def last_part(path: str) -> str:

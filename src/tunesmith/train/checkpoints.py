@@ -141,6 +141,9 @@ class _Whole:
     def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
+        best = self.keeper.folder / f"checkpoint-{self.state.best_global_step}"
+        if best.is_dir():  # the run may have come from another machine, where it had another path
+            self.state.best_model_checkpoint = str(best)
         state = self._state_read = read_state(Path(checkpoint))
         _set_state(self, state, Path(checkpoint))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from transformers import TrainerCallback
@@ -23,9 +24,17 @@ _NUMBERS = ("int8", "int32", "int64")
 _ROWS_AT_ONCE = 10_000
 
 
-class LongestFirst(TrainerCallback):
-    """Tries the longest row of `trainer` when it begins, with `optimizer_bytes` left for the optimizer."""
+def try_longest_first(trainer: Any, optimizer_bytes: int) -> None:
+    """Have `trainer` try its longest row when it begins, with `optimizer_bytes` left for the optimizer.
 
+    Those of a paged optimizer lie on the host where that must be.
+    """
+    left_bytes = 0 if "paged" in str(trainer.args.optim) else optimizer_bytes
+    # Before the other callbacks, which count the time from their beginning on as that of the first step.
+    trainer.callback_handler.callbacks.insert(0, _LongestFirst(trainer, left_bytes))
+
+
+class _LongestFirst(TrainerCallback):
     def __init__(self, trainer: Any, optimizer_bytes: int) -> None:
         self._trainer = trainer
         self._optimizer_bytes = optimizer_bytes
@@ -74,9 +83,11 @@ def _try(trainer: Any, rows: Sequence[int], reserved_bytes: int) -> None:
     try:
         with kept_randomness():
             inputs = trainer._prepare_inputs(trainer.data_collator([dataset[row] for row in rows]))
-            with trainer.compute_loss_context_manager():
-                loss = trainer.compute_loss(model, inputs)
-            trainer.accelerator.backward(loss)
+            offload = getattr(trainer, "maybe_activation_offload_context", nullcontext())
+            with offload:
+                with trainer.compute_loss_context_manager():
+                    loss = trainer.compute_loss(model, inputs)
+                trainer.accelerator.backward(loss)
     finally:
         del reserved
         for name, value in before.items():
