@@ -385,7 +385,7 @@ def test_f05_a_hub_that_is_away_at_first_costs_no_training(hub, place, tiny_mode
     monkeypatch.setattr("tunesmith.train.training.save_model", then(hub.clear))
     ran = train(tiny_model)
     assert met.met
-    assert "training begins, and the Hub is asked again later" in ran.err
+    assert "the Hub is asked again later" in " ".join(ran.err.split())
     assert ran.code == 0, ran.err
     assert hub.repos[REPO].private
     assert hub.num_commits(REPO) == 1

@@ -16,12 +16,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from harness import Zygote, outcome
 from hub_server import TOKEN, FakeHub, until
 from method_data import write_method_data
 from running import Ran, record_of, rows_of, tunesmith
 
+from tunesmith.config.run_config import Hub
 from tunesmith.publish.redaction import last_part, redacted, restored
 from tunesmith.publish.remote import Sender, outdated, send
 from tunesmith.publish.uploader import Uploader
@@ -29,6 +31,7 @@ from tunesmith.runs import checkpoints
 from tunesmith.runs.folder import RunFolder
 
 REPO, RUN = "owner/model", Path("runs/one")
+HUB = Hub(repo_id=REPO, every="save")
 STEPS = 8
 # At the step that the file `gate` names the reward waits until the file is gone.
 REWARDS = """
@@ -195,14 +198,67 @@ def test_f16_another_configuration_is_refused_with_the_list_and_nothing_is_writt
     assert allowed.code == 0, allowed.err
 
 
-@pytest.mark.parametrize("fault", [{"status": 500}, pytest.param({"do": "cut"}, marks=pytest.mark.sweep)])
-def test_f05_a_run_that_can_not_be_looked_for_begins_anew(hub, place, tiny_model, fault):
-    hub.create(REPO)
-    met = hub.fail(r"GET /api/models/.*/revision/checkpoints", times=1, **fault)
-    ran = tunesmith(*arguments(tiny_model, "--max-steps", "2"))
-    assert met.met
+LOOKS = r"GET /api/models/.*/revision/checkpoints"
+
+
+def test_f05_a_hub_that_is_out_of_order_for_a_moment_makes_no_run_begin_anew(
+    hub, place, tiny_model, monkeypatch
+):
+    monkeypatch.setattr("tunesmith.cli.remote_run._WAITS_S", (0.0, 0.0))
+    held_run(hub, tiny_model)
+    step = record_of(RUN)["step"]
+    shutil.rmtree("runs")
+    met = [hub.fail(LOOKS, times=1, **fault) for fault in ({"status": 503}, {"do": "cut"})]
+    ran = tunesmith(*arguments(tiny_model))
     assert ran.code == 0, ran.err
-    assert "training begins, and the Hub is asked again later" in said(ran)
+    assert [each.met for each in met] == [1, 1]
+    assert said(ran).count("it is asked again in 0 s") == 2
+    assert f"going on from step {step}" in ran.err
+
+
+def test_f05_where_the_hub_does_not_say_whether_it_holds_the_run_none_begins(
+    hub, place, tiny_model, monkeypatch
+):
+    monkeypatch.setattr("tunesmith.cli.remote_run._WAITS_S", (0.0, 0.0))
+    hub.create(REPO)
+    met = hub.fail(LOOKS, status=500)
+    ran = tunesmith(*arguments(tiny_model))
+    assert (ran.code, met.met) == (5, 3)
+    assert f"{REPO} may hold this run, and the Hub doesn't say" in said(ran)
+    assert "nothing was begun" in said(ran)
+    assert not RUN.exists()
+    # One that is here goes on: what lies on the Hub isn't needed for it, and isn't lost either.
+    dry = tunesmith(*arguments(tiny_model, "--dry-run"))
+    assert dry.code == 0, dry.err
+
+
+def test_f33_a_folder_that_fell_behind_the_hub_goes_on_from_there(hub, place, tiny_model):
+    hold_at(5)
+    sent_until(hub, 4, lambda: os.kill(os.getpid(), signal.SIGTERM), let_go)
+    stopped = tunesmith(*arguments(tiny_model))
+    assert stopped.code == 4, stopped.err
+    step = record_of(RUN)["step"]
+    assert step > 4
+    # A disk that was put back from an older copy, or a machine that came back after another had gone on.
+    checkpoints.remove(RUN / "checkpoints" / f"checkpoint-{step}")
+    ran = tunesmith(*arguments(tiny_model))
+    assert ran.code == 0, ran.err
+    assert f"{REPO} on the Hub holds this run up to step {step}" in said(ran)
+    assert f"going on from step {step}" in ran.err
+    assert sorted(rows_of(RUN)) == list(range(1, STEPS + 1))
+
+
+def test_f24_a_run_whose_repository_holds_another_run_does_not_go_on(hub, place, tiny_model):
+    held_run(hub, tiny_model)
+    repo = hub.repos[REPO]
+    record = json.loads(hub.files(REPO, "checkpoints")["run.json"])
+    hub.add(
+        repo, "checkpoints", {"run.json": json.dumps(record | {"id": "other", "name": "theirs"}).encode()}
+    )
+    ran = tunesmith("resume", RUN)
+    assert ran.code == 2
+    assert f"the branch checkpoints of {REPO} holds another run, theirs" in said(ran)
+    assert record_of(RUN)["status"] == "stopped"
 
 
 @pytest.mark.sweep
@@ -224,7 +280,7 @@ def test_f26_a_checkpoint_altered_on_the_hub_is_left_for_the_one_before(hub, pla
 
 def test_f05_a_hub_that_answers_500_is_told_once_and_the_run_ends(hub, place, tiny_model):
     hold_at(5)
-    met = hub.fail(r".*/(?:tree|branch|preupload|commit|revision)/.*", status=500)
+    met = hub.fail(r".*/(?:branch|preupload|commit)/.*", status=500)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(lambda: (until(lambda: met.met >= 2), let_go()))
         ran = tunesmith(*arguments(tiny_model))
@@ -281,7 +337,7 @@ def keep(run: RunFolder, step: int) -> Path:
 
 def test_f05_an_uploader_that_is_behind_takes_the_newest_and_leaves_older_ones_out(hub, run):
     told: list[str] = []
-    uploader = Uploader(run, REPO, told.append)
+    uploader = Uploader(run, HUB, told.append)
     hang = hub.fail(r"POST /api/models/.*/commit/checkpoints", do="hang", times=1)
     uploader.kept(keep(run, 2), 2, None)
     until(lambda: hang.met == 1)
@@ -303,7 +359,7 @@ def test_f05_an_uploader_that_is_behind_takes_the_newest_and_leaves_older_ones_o
 
 
 def test_f05_what_is_sent_is_whole_by_its_own_manifest_and_names_no_path(hub, run, tmp_path_factory):
-    uploader = Uploader(run, REPO, print)
+    uploader = Uploader(run, HUB, print)
     for step in (2, 4, 6):
         uploader.kept(keep(run, step), step, None)
         until(lambda step=step: step in steps_on(hub))
@@ -324,7 +380,7 @@ def test_f05_what_is_sent_is_whole_by_its_own_manifest_and_names_no_path(hub, ru
 
 
 def test_f31_the_best_checkpoint_goes_along_and_stays(hub, run):
-    uploader = Uploader(run, REPO, print)
+    uploader = Uploader(run, HUB, print)
     for step, best in ((2, None), (4, 2), (6, 2), (8, 2)):
         uploader.kept(keep(run, step), step, best)
         until(lambda step=step: step in steps_on(hub))
@@ -334,7 +390,7 @@ def test_f31_the_best_checkpoint_goes_along_and_stays(hub, run):
 
 def test_f33_a_process_that_another_took_over_from_sends_nothing_more(hub, run):
     told: list[str] = []
-    uploader = Uploader(run, REPO, told.append)
+    uploader = Uploader(run, HUB, told.append)
     uploader.kept(keep(run, 2), 2, None)
     until(lambda: steps_on(hub) == [2])
     until(lambda: not uploader.is_behind)
@@ -351,12 +407,87 @@ def test_f33_a_process_that_another_took_over_from_sends_nothing_more(hub, run):
     assert run.pending() == ["checkpoint"]
 
 
+def test_f33_checkpoints_that_another_machine_sent_are_not_replaced_by_earlier_ones(hub, run):
+    told: list[str] = []
+    stage = run.path / "stage"
+    shutil.copytree(keep(run, 6), stage / "checkpoint-6")
+    shutil.copy(run.path / "run.json", stage)
+    send(stage, REPO, 6, None, Sender(run.record["id"], "another"))
+    checkpoints.remove(run.checkpoints_path / "checkpoint-6")
+    uploader = Uploader(run, HUB, told.append)
+    uploader.kept(keep(run, 4), 4, None)
+    assert not uploader.close(60)
+    assert f"{REPO} holds this run up to step 6, from another machine" in told[0]
+    assert steps_on(hub) == [6]
+    # Who goes on from that machine's checkpoints may: the newest of them wasn't whole.
+    run.update(sent_by="another")
+    assert Uploader(run, HUB, told.append).close(60)
+    assert steps_on(hub) == [4]
+
+
+def test_f05_a_checkpoint_that_was_not_sent_is_sent_by_the_process_that_goes_on(hub, run):
+    hang = hub.fail("all", do="hang")
+    uploader = Uploader(run, HUB, print)
+    uploader.kept(keep(run, 2), 2, None)
+    until(lambda: hang.met == 1)
+    assert not uploader.close(0.1)
+    hub.clear()
+    assert run.pending() == ["checkpoint"]
+    assert Uploader(RunFolder.open(RUN), HUB, print).close(60)
+    assert steps_on(hub) == [2]
+    assert RunFolder.open(RUN).pending() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_f04_a_signal_to_all_processes_breaks_off_no_upload(hub, run, number):
+    told: list[str] = []
+    uploader = Uploader(run, HUB, told.append)
+    hang = hub.fail(r"POST /api/models/.*/commit/checkpoints", do="hang", times=1)
+    uploader.kept(keep(run, 2), 2, None)
+    until(lambda: hang.met == 1)
+    (child,) = [each for each in psutil.Process().children() if "tunesmith.publish.sending" in each.cmdline()]
+    assert os.getsid(child.pid) != os.getsid(0)
+    child.send_signal(number)
+    hang.lifted.set()
+    assert uploader.close(60)
+    assert told == []  # one that is broken off is told, and done again
+
+
+def test_f45_a_file_that_bears_a_module_s_name_is_not_run_by_an_upload(hub, run):
+    Path("json.py").write_text("raise SystemExit('json.py was run')")
+    uploader = Uploader(run, HUB, print)
+    uploader.kept(keep(run, 2), 2, None)
+    assert uploader.close(60)
+    assert steps_on(hub) == [2]
+
+
+def test_f13_no_checkpoint_goes_to_a_repository_that_became_public(hub, run):
+    told: list[str] = []
+    hub.repos[REPO].private = False
+    uploader = Uploader(run, HUB, told.append)
+    uploader.kept(keep(run, 2), 2, None)
+    assert not uploader.close(60)
+    assert f"{REPO} on the Hub is public, and the model was to be private" in told[0]
+    assert steps_on(hub) == []
+
+
+def test_f26_a_checkpoint_with_a_file_that_is_not_what_it_says_is_not_sent_in_part(hub, run):
+    told: list[str] = []
+    folder = keep(run, 2)
+    (folder / "adapter_model.safetensors").write_bytes(b"no safetensors")
+    uploader = Uploader(run, HUB, told.append)
+    uploader.kept(folder, 2, None)
+    assert not uploader.close(60)
+    assert "nothing is sent: adapter_model.safetensors is no safetensors file" in told[0]
+    assert steps_on(hub) == []
+
+
 def test_f24_the_branch_of_another_run_is_left_alone(hub, run):
     told: list[str] = []
     hub.repos[REPO].branches["checkpoints"] = list(hub.repos[REPO].branches["main"])
     other = {"schema": "tunesmith-run/1", "id": "of another", "name": "theirs"}
     hub.add(hub.repos[REPO], "checkpoints", {"run.json": json.dumps(other).encode()})
-    uploader = Uploader(run, REPO, told.append)
+    uploader = Uploader(run, HUB, told.append)
     uploader.kept(keep(run, 2), 2, None)
     assert not uploader.close(60)
     assert "holds another run, theirs" in told[0]
@@ -365,7 +496,7 @@ def test_f24_the_branch_of_another_run_is_left_alone(hub, run):
 
 def test_f05_a_refused_checkpoint_is_told_once_and_not_asked_for_again(hub, run):
     told: list[str] = []
-    uploader = Uploader(run, REPO, told.append)
+    uploader = Uploader(run, HUB, told.append)
     commits = r"POST /api/models/.*/commit/checkpoints"
     hub.fail(commits, status=413, times=1)
     uploader.kept(keep(run, 2), 2, None)
@@ -385,7 +516,7 @@ def test_f05_a_checkpoint_that_fails_is_sent_again_as_late_as_the_hub_asks(hub, 
     told: list[str] = []
     commits = r"POST /api/models/.*/commit/checkpoints"
     hub.fail(commits, status=429, headers={"Retry-After": "1"}, times=2)
-    uploader = Uploader(run, REPO, told.append)
+    uploader = Uploader(run, HUB, told.append)
     uploader.kept(keep(run, 2), 2, None)
     until(lambda: steps_on(hub) == [2])
     assert uploader.close(60)
@@ -396,7 +527,7 @@ def test_f05_a_checkpoint_that_fails_is_sent_again_as_late_as_the_hub_asks(hub, 
 
 
 def test_f05_a_signal_waits_no_longer_than_it_may_for_a_hub_that_hangs(hub, run):
-    uploader = Uploader(run, REPO, print)
+    uploader = Uploader(run, HUB, print)
     hang = hub.fail("all", do="hang")
     uploader.kept(keep(run, 2), 2, None)
     until(lambda: hang.met == 1)

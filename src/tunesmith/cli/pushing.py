@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def sent_along(run: RunFolder, config: RunConfig, listener: Listener) -> Iterato
         return
     from tunesmith.publish.uploader import Uploader
 
-    sender = Uploader(run, config.hub.repo_id, lambda message: listener(Notice(message)))
+    sender = Uploader(run, config.hub, lambda message: listener(Notice(message)))
     within_s = 0.0  # of a run that is done the model is sent next, and its last checkpoint then
     try:
         yield sender
@@ -65,10 +66,13 @@ def sent_along(run: RunFolder, config: RunConfig, listener: Listener) -> Iterato
 def _time_left_s(run: RunFolder, config: RunConfig, error: BaseException) -> float:
     from tunesmith.train.stopping import deadline_of
 
+    deadline = deadline_of(config.max_minutes, os.environ)
+    left_s = math.inf if deadline is None else max(1.0, deadline - time.time())
+    if run.record.get("stopped_by") == "deadline":  # the run stopped early enough for it
+        return left_s
     signalled = isinstance(error, KeyboardInterrupt) or run.record.get("stopped_by") in ("SIGTERM", "SIGINT")
     limit_s = AFTER_SIGNAL_S if signalled or not isinstance(error, RunStopped) else OTHERWISE_S
-    deadline = deadline_of(config.max_minutes, os.environ)
-    return limit_s if deadline is None else max(1.0, min(limit_s, deadline - time.time()))
+    return min(left_s, limit_s)
 
 
 def pushed_at_end(

@@ -99,7 +99,8 @@ def _facts(run: RunFolder) -> dict[str, str]:
     if run.status() in ("stopped", "killed", "failed"):
         facts["resume with"] = f"tunesmith resume {run.path}"
     if pending := run.pending():
-        facts["pending"] = f"{', '.join(pending)}: tunesmith publish {run.path}"
+        then = f"tunesmith publish {run.path}" if run.status() == "done" else "sent when the run goes on"
+        facts["pending"] = f"{', '.join(pending)}: {then}"
     if run.model_path.is_dir():
         facts["model"] = str(run.model_path)
     if notes := record.get("notes"):

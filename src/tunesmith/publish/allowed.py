@@ -80,7 +80,7 @@ def _reason_to_stay(path: Path, root: Path, is_named: bool) -> str | None:
         # Neither a device nor a pipe, which would be waited for.
         return _reason_in_content(path) if stat.S_ISREG(path.stat().st_mode) else "not a regular file"
     except OSError as error:
-        return f"can't be read: {error.strerror or error}"
+        return f"unreadable: {error.strerror or error}"
 
 
 def _reason_in_content(path: Path) -> str | None:

@@ -13,7 +13,7 @@ from tunesmith.publish.patience import upload_limit_s, within
 from tunesmith.publish.redaction import restored
 from tunesmith.publish.remote import FoundRun, download
 from tunesmith.publish.staging import RUN_FILES
-from tunesmith.runs.checkpoints import newest_whole
+from tunesmith.runs.checkpoints import newest_whole, numbered
 from tunesmith.runs.files import write_json_whole
 from tunesmith.runs.folder import FETCHING, RunFolder
 
@@ -34,7 +34,6 @@ def as_here(found: FoundRun, path: Path, config: Mapping[str, Any]) -> RunFolder
     }
     if record.get("base"):
         record["base"] = restored(record["base"], {"model": config.get("model")})
-    record.pop("sent_by", None)
     return RunFolder(path, record)
 
 
@@ -63,10 +62,10 @@ def fetch(found: FoundRun, run: RunFolder) -> RunFolder:
             if (aside / name).is_file():
                 (aside / name).replace(run.path / name)
         run.checkpoints_path.mkdir(exist_ok=True)
-        for each in sorted(aside.glob("checkpoint-*")):
-            target = run.checkpoints_path / each.name
+        for each in reversed(numbered(aside)):  # an older one alone would be gone on from
+            target = run.checkpoints_path / each.path.name
             shutil.rmtree(target, ignore_errors=True)
-            each.rename(target)
+            each.path.rename(target)
     except Exception as error:  # the Hub's, httpx's and the network's are many (test_remote.py)
         cause = None if isinstance(error, RunFolderError) else cause_of(error, found.repo_id)
         if cause is None:

@@ -41,29 +41,35 @@ class Pushed:
 def push_run(run: RunFolder, hub: Hub, *, ends: bool, sender: Sender | None = None) -> Pushed:
     """Put the model of a run on main, and where the run `ends` its last state on its branch of checkpoints.
 
-    Until each is there run.json says that it is pending; whatever fails is told by the cause. `sender` is who
-    sent the run's checkpoints in this process.
+    Until each is there run.json says that it is pending, where that is the run's own repository; whatever
+    fails is told by the cause. `sender` is who sent the run's checkpoints in this process.
 
     Raises:
         ConfigError: others see the repository than should.
     """
     before = run.pending()
     repo_id, is_changed = str(hub.repo_id), False
+    own = (run.record.get("config") or {}).get("hub") or {}
+
+    def mark(what: str, is_pending: bool) -> None:
+        if own.get("repo_id") == repo_id:
+            run.mark_pending(what, is_pending)
+
     sends: dict[str, Callable[[Path], bool]] = {PUSH: lambda stage: _push_model(run, hub, stage)}
     if ends:
         sends[CHECKPOINT] = lambda stage: _send_end(run, repo_id, stage, sender)
     for what in sends:
-        run.mark_pending(what, True)
+        mark(what, True)
     for what, work in sends.items():
         try:
             changed = _sent(run, repo_id, work)
         except ConfigError:
-            run.mark_pending(what, what in before)
+            mark(what, what in before)
             raise
         if isinstance(changed, Cause):
             return Pushed(repository_url(repo_id), is_changed, changed)
         is_changed |= changed
-        run.mark_pending(what, False)
+        mark(what, False)
     return Pushed(repository_url(repo_id), is_changed, None)
 
 
@@ -122,8 +128,7 @@ def _send_end(run: RunFolder, repo_id: str, stage: Path, sender: Sender | None) 
     put_run_aside(run.path, stage)
     if newest:
         put_aside(newest[0], stage / newest[0].name)
-    sender = sender or Sender(str(run.record.get("id")), secrets.token_hex(8))
-    return send(stage, repo_id, step, None, sender)
+    return send(stage, repo_id, step, None, sender or Sender.of(run))
 
 
 def card(run: RunFolder, repo_id: str) -> str:

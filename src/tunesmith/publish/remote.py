@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from tunesmith.publish.hub import Held, commit, held
 from tunesmith.publish.outbound import refuse_secrets
 from tunesmith.publish.staging import RUN_FILES, clean_checkpoint, clean_run
 from tunesmith.runs.checkpoints import LEAST_KEPT
-from tunesmith.runs.folder import RUN_SCHEMA
+from tunesmith.runs.folder import RUN_SCHEMA, RunFolder
 
 BRANCH = "checkpoints"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)/[^\0]+")
@@ -31,11 +32,20 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)/[^\0]+")
 
 @dataclass(frozen=True)
 class Sender:
-    """Who sends a run: its id, and a name for the process. `was_here` once the branch bears that name."""
+    """Who sends a run: its id, and a name for the process. `was_here` once the branch bears that name.
+
+    `follows` is the name of the process whose checkpoints this one went on from.
+    """
 
     run_id: str
     process: str
+    follows: str | None = None
     was_here: bool = False
+
+    @classmethod
+    def of(cls, run: RunFolder) -> Sender:
+        """This process, as the sender of a run that it goes on with."""
+        return cls(str(run.record.get("id")), secrets.token_hex(8), run.record.get("sent_by"))
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ def send(stage: Path, repo_id: str, step: int, best: int | None, sender: Sender)
     files = {path.relative_to(stage).as_posix(): path for path in leaving}
 
     def check(before: Held) -> None:
-        refuse_others(repo_id, _record_of(repo_id, before), sender)
+        refuse_others(repo_id, _record_of(repo_id, before), sender, _newest(before.files), step)
 
     return commit(
         repo_id,
@@ -89,19 +99,24 @@ def outdated(names: Collection[str], step: int, best: int | None) -> set[str]:
     return {name for name, each in steps.items() if each not in kept}
 
 
-def refuse_others(repo_id: str, record: dict[str, Any] | None, sender: Sender) -> None:
-    """Make sure that the branch is this process's to write to.
+def refuse_others(
+    repo_id: str, record: dict[str, Any] | None, sender: Sender, there: int | None, step: int
+) -> None:
+    """Make sure that a checkpoint of `step` may go to the branch, whose newest is that of the step `there`.
 
     Raises:
-        HubError: it holds another run, or another process goes on with this one.
+        HubError: it holds another run, or another process went on with this one.
     """
     if record is None:
         return
     if record.get("id") != sender.run_id:
+        raise other_run(repo_id, record)
+    is_known = record.get("sent_by") in (sender.process, sender.follows)
+    if there is not None and there > step and not sender.was_here and not is_known:
         raise HubError(
-            f"the branch {BRANCH} of {repo_id} holds another run, {record.get('name')}",
+            f"{repo_id} holds this run up to step {there}, from another machine: step {step} isn't sent",
             where=repo_id,
-            fix=f"choose another hub.repo_id, or delete the branch {BRANCH} there",
+            fix="stop this run and give its command again: it goes on from there",
         )
     if sender.was_here and record.get("sent_by") != sender.process:
         raise HubError(
@@ -109,6 +124,15 @@ def refuse_others(repo_id: str, record: dict[str, Any] | None, sender: Sender) -
             where=repo_id,
             fix="end one of the two",
         )
+
+
+def other_run(repo_id: str, record: dict[str, Any]) -> HubError:
+    """The sentence for a branch that another run's checkpoints lie on."""
+    return HubError(
+        f"the branch {BRANCH} of {repo_id} holds another run, {record.get('name')}",
+        where=repo_id,
+        fix=f"choose another hub.repo_id, or delete the branch {BRANCH} there",
+    )
 
 
 def find(repo_id: str) -> tuple[FoundRun | None, Cause | None]:
@@ -125,8 +149,7 @@ def find(repo_id: str) -> tuple[FoundRun | None, Cause | None]:
         return None, cause
     if there is None or record is None:
         return None, None
-    steps = [int(match[1]) for name in there.files if (match := _CHECKPOINT.fullmatch(name))]
-    return FoundRun(repo_id, there.commit, record, max(steps, default=None), there.files.keys()), None
+    return FoundRun(repo_id, there.commit, record, _newest(there.files), there.files.keys()), None
 
 
 def download(found: FoundRun, folder: Path) -> None:
@@ -142,6 +165,11 @@ def download(found: FoundRun, folder: Path) -> None:
         if wanted:
             inside(folder, name)
             HfApi().hf_hub_download(found.repo_id, name, revision=found.commit, local_dir=folder)
+
+
+def _newest(names: Collection[str]) -> int | None:
+    """The step of the newest checkpoint among files."""
+    return max((int(match[1]) for name in names if (match := _CHECKPOINT.fullmatch(name))), default=None)
 
 
 def _record_of(repo_id: str, there: Held) -> dict[str, Any] | None:

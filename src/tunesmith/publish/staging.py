@@ -9,7 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from tunesmith.publish.allowed import outgoing
+from tunesmith.errors import HubError
+from tunesmith.publish.allowed import is_allowed, outgoing
 from tunesmith.publish.redaction import last_part, redacted
 from tunesmith.runs.checkpoints import MANIFEST, entry_of
 from tunesmith.runs.files import write_json_whole
@@ -75,9 +76,15 @@ def clean_checkpoint(folder: Path) -> None:
 
 
 def clean_model(folder: Path) -> Collection[str]:
-    """Take out of a model that was put aside what may not leave; the names of what stays come back."""
+    """Take out of a model that was put aside what may not leave; the names of what stays come back.
+
+    Raises:
+        HubError: a file that the model needs isn't what its name says: without it the rest is of no use.
+    """
     (folder / _FORM).unlink(missing_ok=True)
-    for path in outgoing(folder).left_out:
+    for path, reason in outgoing(folder).left_out.items():
+        if is_allowed(path.name):
+            raise HubError(f"nothing is sent: {path} is {reason}", where=str(path), fix="look at that file")
         target = folder / path
         shutil.rmtree(target) if target.is_dir() and not target.is_symlink() else target.unlink()
     files = [path for path in folder.rglob("*") if path.is_file()]

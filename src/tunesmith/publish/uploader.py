@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tunesmith.config.run_config import Hub
 from tunesmith.errors import first_line
 from tunesmith.publish.causes import Cause
 from tunesmith.publish.patience import upload_limit_s
 from tunesmith.publish.remote import Sender
 from tunesmith.publish.staging import STAGE, put_aside, put_run_aside
+from tunesmith.runs.checkpoints import best_step
 from tunesmith.runs.folder import RunFolder
 
 # After a failure, doubled each time.
@@ -42,11 +44,11 @@ class Uploader:
     What fails is told once with its cause (`tell`), noted in run.json, and tried again.
     """
 
-    def __init__(self, run: RunFolder, repo_id: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, run: RunFolder, hub: Hub, tell: Callable[[str], None]) -> None:
         self._run = run
-        self._repo_id = repo_id
+        self._hub = hub
         self._tell = tell
-        self.sender = Sender(str(run.record.get("id")), secrets.token_hex(8))
+        self.sender = Sender.of(run)
         self._changed = threading.Condition()
         self._next: _Job | None = None
         self._is_closing = self._is_over = False
@@ -57,6 +59,9 @@ class Uploader:
         # The longest that one took, in seconds; 0 before the first.
         self.longest_s = 0.0
         shutil.rmtree(run.path / STAGE, ignore_errors=True)
+        if newest := run.newest_checkpoint():
+            # Whether the process before still sent it isn't known; what the Hub has isn't sent again.
+            self.kept(*newest, best_step(newest[0]))
         self._thread = threading.Thread(target=self._work, name="uploads", daemon=True)
         self._thread.start()
 
@@ -103,6 +108,13 @@ class Uploader:
         with suppress(OSError):  # a full disk: the training says so
             self._run.mark_pending(_PENDING, is_pending)
 
+    def _note_sent(self) -> None:
+        if not self.sender.was_here:
+            self.sender = replace(self.sender, was_here=True)
+            with suppress(OSError):
+                self._run.update(sent_by=self.sender.process)
+        self._mark(self.is_behind)
+
     def _work(self) -> None:
         wait_s, failure = FIRST_WAIT_S, None
         while (job := self._taken(failure, wait_s)) is not None:
@@ -110,8 +122,7 @@ class Uploader:
             cause = self._send(job)
             if cause is None:
                 self._sent, wait_s, failure, self._told = job.step, FIRST_WAIT_S, None, None
-                self.sender = replace(self.sender, was_here=True)
-                self._mark(self.is_behind)
+                self._note_sent()
                 _remove(job)
                 continue
             if self._is_over:
@@ -163,7 +174,8 @@ class Uploader:
         return {
             "limit_s": upload_limit_s(num_bytes),
             "stage": str(job.stage.resolve()),
-            "repo_id": self._repo_id,
+            "repo_id": self._hub.repo_id,
+            "public": self._hub.public,
             "step": job.step,
             "best": job.best,
             "sender": asdict(self.sender),
@@ -174,8 +186,10 @@ class Uploader:
             if self._is_over:
                 return _broken_off("the run ended")
             self._process = process = subprocess.Popen(
-                [sys.executable, "-m", "tunesmith.publish.sending"],
+                # -P: a file of the user's that bears a module's name isn't run in its place.
+                [sys.executable, "-P", "-m", "tunesmith.publish.sending"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                start_new_session=True,  # Ctrl-C is for the training, which still sends its last checkpoint
             )  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None

@@ -88,6 +88,15 @@ def newest(folder: Path) -> Checkpoint | None:
     return next((each for each in reversed(numbered(folder)) if fault_of(each, deep=False) is None), None)
 
 
+def best_step(checkpoint: Path) -> int | None:
+    """The step of the run's best checkpoint, as this one tells it."""
+    try:
+        told = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        return None if told["best_global_step"] is None else int(told["best_global_step"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
 def newest_whole(folder: Path) -> tuple[Checkpoint | None, list[Quarantined]]:
     """The newest checkpoint that is what was written, byte by byte; newer ones that aren't are set aside."""
     aside: list[Quarantined] = []

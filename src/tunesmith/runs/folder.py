@@ -142,6 +142,7 @@ class RunFolder:
     def mark_running(self) -> None:
         """This process works on the run now."""
         self.update(
+            id=self.record.get("id") or secrets.token_hex(8),  # early versions gave none
             status="running",
             process=_this_process(),
             versions=package_versions(),

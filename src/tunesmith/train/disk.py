@@ -1,4 +1,4 @@
-"""Room on the disk: asked for before a run, and a sentence when it ends all the same."""
+"""The disk: room on it is asked for before a run, and what it fails of all the same becomes a sentence."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tunesmith.config.run_config import RunConfig
-from tunesmith.errors import DiskSpaceError, RunStopped
+from tunesmith.errors import DiskSpaceError, RunStopped, first_words
 from tunesmith.runs import checkpoints
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train.model import Sizes
 
 GIB = 2**30
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# Disks that break, that were mounted anew, network file systems whose server is gone.
+_FAILING = frozenset({errno.EIO, errno.EROFS, errno.ESTALE})
 # What safetensors and torch say; neither raises an OSError.
-FULL_TEXTS = ("No space left on device", "PytorchStreamWriter failed writing", "file write failed")
+_FULL_TEXTS = ("No space left on device", "PytorchStreamWriter failed writing", "file write failed")
+_FAILING_TEXTS = ("Input/output error", "Read-only file system", "Stale file handle")
 
 
 def refuse_full_disk(config: RunConfig, sizes: Sizes) -> None:
@@ -45,8 +48,8 @@ def refuse_full_disk(config: RunConfig, sizes: Sizes) -> None:
 
 
 @contextmanager
-def full_disk_said(run: RunFolder) -> Iterator[None]:
-    """Turn the many errors of a full disk into one; half a checkpoint is removed.
+def disk_errors_said(run: RunFolder) -> Iterator[None]:
+    """Turn the many errors of a full or failing disk into one; half a checkpoint is removed.
 
     Raises:
         RunStopped: a whole checkpoint is there to go on from.
@@ -54,36 +57,42 @@ def full_disk_said(run: RunFolder) -> Iterator[None]:
     """
     try:
         yield
+    except RunStopped:  # it has its sentence
+        raise
     except Exception as error:  # torch and safetensors raise kinds of their own (test_bad_input.py)
-        if not is_full_disk(error):
+        trouble = trouble_with_disk(error)
+        if trouble is None:
             raise
+        what, remedy = trouble
         remove_torn(run)
         newest = run.newest_checkpoint()
         if newest is None:
             raise DiskSpaceError(
-                "the disk is full and no checkpoint could be written",
+                f"{what} and no checkpoint could be written",
                 where=str(run.path),
-                fix="free some space or choose another --run-dir, then give the same command again",
+                fix=f"{remedy} or choose another --run-dir, then give the same command again",
             ) from error
         command = f"tunesmith resume {run.path}"
         with suppress(OSError):
-            run.update(status="stopped", step=newest[1], stopped_by="full disk", resume=command)
+            run.update(status="stopped", step=newest[1], stopped_by="disk", resume=command)
         raise RunStopped(
-            f"the disk is full; checkpoint at step {newest[1]} is whole; free some space first",
+            f"{what}; checkpoint at step {newest[1]} is whole; {remedy} first",
             where=str(run.path),
             fix=command,
         ) from error
 
 
-def is_full_disk(error: BaseException | None) -> bool:
-    """True when `error`, or one that led to it, is a disk without room."""
+def trouble_with_disk(error: BaseException | None) -> tuple[str, str] | None:
+    """What is wrong with the disk and what to do, where `error`, or one that led to it, says that."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return True
-        if any(text in str(error) for text in FULL_TEXTS):
-            return True
+        number, said = getattr(error, "errno", None), str(error)
+        if number in _FULL or any(text in said for text in _FULL_TEXTS):
+            return "the disk is full", "free some space"
+        if number in _FAILING or any(text in said for text in _FAILING_TEXTS):
+            why = getattr(error, "strerror", None) or first_words(error)
+            return f"the disk can't be written ({why})", "make sure that it works"
         error = error.__cause__ or error.__context__
-    return False
+    return None
 
 
 def remove_torn(run: RunFolder) -> None:

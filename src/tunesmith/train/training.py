@@ -13,7 +13,7 @@ from tunesmith.plan.choice import WORTH_CAPTURING
 from tunesmith.plan.room import Room
 from tunesmith.runs.checkpoints import LEAST_KEPT
 from tunesmith.runs.folder import RunFolder
-from tunesmith.train.disk import full_disk_said
+from tunesmith.train.disk import disk_errors_said
 from tunesmith.train.ending import (
     OutOfMemory,
     early_end,
@@ -110,7 +110,7 @@ def _train_once(
     stop = StopCallback(listener, keeper, deadline_of(setup.config.max_minutes, os.environ))
     guards = Guards(setup, run, listener)
     trainer = None
-    with signals_told(run, stop), stop.listening(), full_disk_said(run), trackio_closed(), keeper, guards:
+    with signals_told(run, stop), stop.listening(), disk_errors_said(run), trackio_closed(), keeper, guards:
         try:
             base = load_base(setup, listener, run) if model is None else model
             # transformers turns it off for good, and with it every later user of the saved model.
