@@ -133,6 +133,48 @@ def test_ctrl_c_that_a_library_swallows_while_it_is_imported_still_ends_the_star
     assert signal.getsignal(signal.SIGINT) is before
 
 
+SIGNALS = [(signal.SIGTERM, 4, "SIGTERM received"), (signal.SIGINT, 130, "interrupted")]
+
+
+@pytest.mark.parametrize(("number", "code", "said"), SIGNALS)
+def test_every_verb_ends_in_order_when_a_signal_comes(place: Path, monkeypatch, number, code, said):
+    def receive(path: Path) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr("tunesmith.runs.folder.RunFolder.open", receive)
+    before = signal.getsignal(signal.SIGTERM)
+    ran = tunesmith("show", "any")
+    assert (ran.code, ran.out) == (code, "")
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("number", "code", "said"), SIGNALS)
+def test_a_signal_between_the_set_up_and_the_training_leaves_what_was_there(
+    place: Path, tiny_model: Path, monkeypatch, number, code, said
+):
+    def receive(*_: object) -> None:
+        signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tunesmith.cli.train.sent_along", receive)
+        ran = tunesmith(*arguments(tiny_model, RUN, 4), "--save-steps", "2")
+    assert ran.code == code
+    assert f"{said} before training began; nothing was written" in " ".join(ran.err.split())
+    assert not RUN.exists()
+    begun = tunesmith(*arguments(tiny_model, RUN, 4), "--save-steps", "2", "--max-minutes", "0.0001")
+    assert begun.code == 4, begun.err
+    with monkeypatch.context() as patch:
+        patch.setattr("tunesmith.cli.going_on.sent_along", receive)
+        ran = tunesmith("resume", RUN)
+    assert ran.code == code
+    assert record_of(RUN)["stopped_by"] == number.name
+    assert resume_line(ran) == ["resume", str(RUN)]
+    whole = tunesmith(*arguments(tiny_model, RUN, 4), "--save-steps", "2", "--max-minutes", "60")
+    assert whole.code == 0, whole.err
+
+
 def test_a_run_stopped_before_its_first_step_is_resumed_from_the_start(place: Path, tiny_model: Path):
     from tunesmith.config.loading import load_config
     from tunesmith.errors import RunInterrupted

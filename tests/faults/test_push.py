@@ -185,6 +185,17 @@ def test_f05_the_retry_line_names_a_repository_that_is_not_the_runs_own(hub, don
     assert ran.document["error"]["fix"] == f"tunesmith publish {RUN} owner/other --public"
 
 
+def test_f05_a_push_elsewhere_is_not_the_runs_own(hub, done):
+    RunFolder.open(done).mark_pending("push", True)
+    hub.fail("begin", status=403)
+    failed = tunesmith("publish", done, "owner/other", "--json")
+    assert (failed.code, failed.document["pending"]) == (5, ["push"])
+    assert failed.document["error"]["message"].startswith("push to the Hub: ")
+    hub.clear()
+    assert tunesmith("publish", done, "owner/other").code == 0
+    assert record_of(done)["pending"] == ["push"]
+
+
 def test_f06_a_secret_in_a_model_stays_here(hub, done):
     key = "sk-" + "proj-" + "Ab3dEf6hIj9lMn2pQr5t" * 8
     (done / "model" / "chat_template.jinja").write_text(key)

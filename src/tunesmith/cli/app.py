@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from tunesmith import __version__
+from tunesmith.cli.signals import ended_by, raising
 from tunesmith.errors import ConfigError, TunesmithError
 
 # Help cuts what doesn't fit into a line of 80 characters: 63 of them are left here.
@@ -90,14 +91,16 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code of the command line `arguments`; wrong usage is said as any other error."""
+    wrong: TunesmithError
     try:
-        return int(app(list(arguments) or ["--help"], prog_name="tunesmith", standalone_mode=False) or 0)
+        with raising():
+            return int(app(list(arguments) or ["--help"], prog_name="tunesmith", standalone_mode=False) or 0)
     except TyperException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "tunesmith"
-        wrong: TunesmithError = ConfigError(
-            error.format_message(), where="command line", fix=f"{path} --help"
-        )
+        wrong = ConfigError(error.format_message(), where="command line", fix=f"{path} --help")
+    except (KeyboardInterrupt, typer.Abort) as error:  # before the verb began
+        wrong = ended_by(error)
     except Exception as error:  # a verb's module that can't be imported: a broken installation (test_cli.py)
         if "--debug" in arguments:
             raise

@@ -14,11 +14,11 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from tunesmith.cli.signals import ended_by
 from tunesmith.errors import RunStopped, TunesmithError
 
 SCHEMA = "tunesmith/1"
 EXIT_INTERNAL = 70
-EXIT_INTERRUPTED = 130
 
 JsonFlag = Annotated[
     bool,
@@ -144,9 +144,10 @@ def verb(command: str, as_json: bool, debug: bool) -> Iterator[Output]:
             traceback.print_exc()
         out.error(error)
         code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        out.error(interrupted("interrupted"))
-        code = EXIT_INTERRUPTED
+    except (KeyboardInterrupt, typer.Abort) as error:
+        ended = ended_by(error)
+        out.error(ended)
+        code = ended.exit_code
     except typer.Exit:  # a verb's own exit code, such as 1 for findings
         out.close()
         raise
@@ -158,20 +159,6 @@ def verb(command: str, as_json: bool, debug: bool) -> Iterator[Output]:
     out.close()
     if code:
         raise typer.Exit(code)
-
-
-def interrupted(message: str, fix: str | None = None) -> TunesmithError:
-    """Ctrl-C where there is no run to resume."""
-    error = TunesmithError(message, fix=fix)
-    error.exit_code, error.code = EXIT_INTERRUPTED, "interrupted"
-    return error
-
-
-def terminated(message: str, fix: str | None = None) -> TunesmithError:
-    """SIGTERM where there is no run to resume."""
-    error = TunesmithError(message, fix=fix)
-    error.exit_code, error.code = RunStopped.exit_code, RunStopped.code
-    return error
 
 
 def internal_error(error: Exception) -> TunesmithError:

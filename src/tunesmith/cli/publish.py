@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunesmith.cli.library_log import libraries_logged
-from tunesmith.cli.output import DebugFlag, JsonFlag, interrupted, verb
+from tunesmith.cli.output import DebugFlag, JsonFlag, verb
 from tunesmith.cli.pushing import again, tell_pushed
+from tunesmith.cli.signals import ended_by
 from tunesmith.errors import ConfigError, RunFolderError
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.lock import held
@@ -47,8 +48,8 @@ def publish(
             out.say(f"pushing {run.model_path} to {hub.repo_id} ...")
             try:
                 pushed = push_run(run, hub, ends=CHECKPOINT in run.pending() and hub.every == "save")
-            except KeyboardInterrupt:
-                raise interrupted("interrupted; the model is here as it was", again(run, hub)) from None
+            except KeyboardInterrupt as error:
+                raise ended_by(error, "; the model is here as it was", again(run, hub)) from None
         if pushed.cause is None:
             out.data(pushed.url)
         tell_pushed(out, run, pushed, {"run": str(run.path), "changed": pushed.is_changed}, hub)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tunesmith.cli.output import Output, interrupted
+from tunesmith.cli.output import Output
+from tunesmith.cli.signals import ended_by
 from tunesmith.errors import ConfigError, PendingError, RunStopped
 from tunesmith.runs.folder import RunFolder
 
@@ -95,9 +96,10 @@ def pushed_at_end(
         return push_run(run, hub, ends=hub.every == "save", sender=sender.sender if sender else None)
     except ConfigError as error:  # it changed while the run trained
         run.mark_pending(PUSH, True)
-        return Pushed(repository_url(hub.repo_id), False, Cause(error.message, passes=False, fix=error.fix))
-    except KeyboardInterrupt:
-        raise interrupted(f"interrupted while {run.path} was pushed; it is done here", again(run)) from None
+        cause = Cause(error.message, passes=False, fix=error.fix)
+        return Pushed(repository_url(hub.repo_id), False, tuple(run.pending()), cause)
+    except KeyboardInterrupt as error:
+        raise ended_by(error, f" while {run.path} was pushed; it is done here", again(run)) from None
 
 
 def again(run: RunFolder, hub: Hub | None = None) -> str:
@@ -116,7 +118,7 @@ def tell_pushed(
     Raises:
         typer.Exit: something is pending.
     """
-    keys = keys | {"url": pushed.url, "pending": run.pending()}
+    keys = keys | {"url": pushed.url, "pending": list(pushed.pending)}
     if pushed.cause is None:
         out.say(
             f"on the Hub: {pushed.url}"
@@ -125,7 +127,7 @@ def tell_pushed(
         out.document(**keys)
         return
     advice = f" ({pushed.cause.fix})" if pushed.cause.fix else ""
-    said = f"{' and '.join(run.pending())} to the Hub: {pushed.cause.said}{advice}; all of it is here"
+    said = f"{' and '.join(pushed.pending)} to the Hub: {pushed.cause.said}{advice}; all of it is here"
     error = PendingError(said, where=str(run.path), fix=again(run, hub))
     out.error(error, **keys)
     raise typer.Exit(error.exit_code)

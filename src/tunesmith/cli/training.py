@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.cli.describe import quantity
 from tunesmith.cli.library_log import LibraryLog
-from tunesmith.cli.output import Output, interrupted, terminated
+from tunesmith.cli.output import Output
 from tunesmith.cli.pushing import tell_pushed
-from tunesmith.errors import DiskSpaceError, RunStopped, TunesmithError
+from tunesmith.cli.signals import Terminated, ended_by, raising
+from tunesmith.errors import DiskSpaceError, RunInterrupted, RunStopped, TunesmithError
 from tunesmith.runs.fingerprint import model_fingerprint
 from tunesmith.runs.folder import RunFolder, refuse_taken
 from tunesmith.runs.lock import held
@@ -74,10 +73,23 @@ def recorded(run: RunFolder, *, keep: bool = False) -> Iterator[None]:
         began = run.read_metrics() and not isinstance(error, DiskSpaceError)
         if run.newest_checkpoint() is None and not began and not keep:
             run.discard()
+            if isinstance(error, KeyboardInterrupt):
+                raise ended_by(error, " before training began; nothing was written") from None
+        elif isinstance(error, KeyboardInterrupt):
+            raise _stopped_between(run, error) from None
         else:
             with suppress(OSError):  # a full disk: the run then reads as killed, and can be resumed as well
                 run.update(status="failed", error=f"{type(error).__name__}: {error}")
         raise
+
+
+def _stopped_between(run: RunFolder, error: KeyboardInterrupt) -> RunStopped:
+    """A signal that came before or after the training listened to it, in a run that goes on."""
+    from tunesmith.train.ending import stopped
+
+    if isinstance(error, Terminated):
+        return stopped(run, "SIGTERM received", stopped_by="SIGTERM")
+    return stopped(run, "SIGINT received", stopped_by="SIGINT", kind=RunInterrupted)
 
 
 @contextmanager
@@ -117,25 +129,11 @@ def trl_blamed(run: RunFolder, provenance: Mapping[str, str]) -> Iterator[None]:
 @contextmanager
 def setting_up(fix: str) -> Iterator[None]:
     """Ctrl-C or SIGTERM while inside says that nothing was written, and `fix`."""
-    heard: list[signal.Signals] = []
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(signal.Signals(number))
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
-        if heard:  # libraries swallow what is raised in the middle of their import
-            raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        said = "before training began; nothing was written"
-        if heard and heard[0] == signal.SIGTERM:
-            raise terminated(f"SIGTERM received {said}", fix) from None
-        raise interrupted(f"interrupted {said}", fix) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        with raising(remembered=True):
+            yield
+    except KeyboardInterrupt as error:
+        raise ended_by(error, " before training began; nothing was written", fix) from None
 
 
 def finished(out: Output, run: RunFolder, result: TrainResult, pushed: Pushed | None = None) -> None:

@@ -31,11 +31,12 @@ _WEIGHTS = re.compile(r"[^/]+\.safetensors(?:\.index\.json)?|adapter_config\.jso
 
 @dataclass(frozen=True)
 class Pushed:
-    """What became of a push: where to look, whether anything had changed, and why it isn't whole, if so."""
+    """What became of a push: where to look, and whether anything had changed; what is left, and why."""
 
     url: str
     is_changed: bool
-    cause: Cause | None
+    pending: tuple[str, ...] = ()
+    cause: Cause | None = None
 
 
 def push_run(run: RunFolder, hub: Hub, *, ends: bool, sender: Sender | None = None) -> Pushed:
@@ -67,10 +68,11 @@ def push_run(run: RunFolder, hub: Hub, *, ends: bool, sender: Sender | None = No
             mark(what, what in before)
             raise
         if isinstance(changed, Cause):
-            return Pushed(repository_url(repo_id), is_changed, changed)
+            left = tuple(sends)[list(sends).index(what) :]
+            return Pushed(repository_url(repo_id), is_changed, left, changed)
         is_changed |= changed
         mark(what, False)
-    return Pushed(repository_url(repo_id), is_changed, None)
+    return Pushed(repository_url(repo_id), is_changed)
 
 
 def _sent(run: RunFolder, repo_id: str, work: Callable[[Path], bool]) -> bool | Cause:
