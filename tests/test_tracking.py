@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from running import Ran, record_of, start_child, tunesmith, wait_for
 from tiny import chat_rows, write_jsonl
+
+from tunesmith.runs.folder import RunFolder
+
+WRITE_TOKEN = "the-token-of-this-test"
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +170,85 @@ def test_a_store_that_can_not_be_written_is_one_notice_and_the_run_is_done(tiny_
     assert ran.code == 0, ran.err
     assert ran.err.count("trackio failed") == 1
     assert record_of(Path("runs/one"))["status"] == "done"
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[str]]]:
+    """Starts Trackio's own server on a port, its store in the folder `served`."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(port: int) -> subprocess.Popen[str]:
+        code = (
+            "import sys, time, trackio; trackio.show(open_browser=False, host='127.0.0.1', share=False, "
+            f"server_port={port}, block_thread=False); print('ready', flush=True); time.sleep(600)"
+        )
+        environment = {
+            **os.environ, "TRACKIO_DIR": str(tmp_path / "served"), "TRACKIO_WRITE_TOKEN": WRITE_TOKEN
+        }  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
+        )
+        started.append(process)
+        assert process.stdout is not None
+        assert any(line.strip() == "ready" for line in process.stdout)
+        return process
+
+    yield start
+    for each in started:
+        each.kill()
+        each.communicate()
+
+
+def served(tmp_path: Path, project: str) -> dict[str, int]:
+    """How many rows the server has of each run."""
+    with sqlite3.connect(tmp_path / "served" / f"{project}.db") as base:
+        return dict(base.execute("SELECT run_name, COUNT(*) FROM metrics GROUP BY run_name"))
+
+
+def test_F38_a_server_that_is_away_is_told_once_and_has_the_rows_with_the_next_run(
+    tiny_model, store, server, tmp_path, monkeypatch, free_port
+):
+    monkeypatch.setenv("TRACKIO_SERVER_URL", f"http://127.0.0.1:{free_port}?write_token={WRITE_TOKEN}")
+    ran = train(tiny_model, run="runs/one", steps=3)
+    assert ran.code == 0, ran.err
+    assert ran.err.count("Trackio's server takes no rows: they are kept here") == 1
+    assert "Traceback" not in ran.err
+    server(free_port)
+    again = train(tiny_model, run="runs/two", steps=2)
+    assert again.code == 0, again.err
+    assert "takes no rows" not in again.err
+    assert served(tmp_path, "tiny-chat") == {"one": 4, "two": 3}
+
+
+@pytest.mark.slow
+def test_F38_no_step_waits_for_a_server_that_hangs_and_it_has_the_rows_with_the_next_run(
+    tiny_model, store, server, tmp_path, monkeypatch, free_port
+):
+    monkeypatch.setenv("TRACKIO_SERVER_URL", f"http://127.0.0.1:{free_port}?write_token={WRITE_TOKEN}")
+    process, row = server(free_port), RunFolder.append_metrics
+
+    def append(run: RunFolder, figures: dict[str, Any]) -> None:
+        row(run, figures)
+        if figures["step"] == 3:
+            process.send_signal(signal.SIGSTOP)
+
+    monkeypatch.setattr(RunFolder, "append_metrics", append)
+    ran = train(tiny_model, run="runs/one", steps=8)
+    assert ran.code == 0, ran.err
+    assert ran.err.count("Trackio's server takes no rows: they are kept here") == 1
+    process.send_signal(signal.SIGCONT)
+    again = train(tiny_model, run="runs/two", steps=2)
+    assert again.code == 0, again.err
+    rows = served(tmp_path, "tiny-chat")
+    assert rows["one"] >= 9  # what it took before it hung, and answered to nobody, it may have twice
+    assert rows["two"] == 3
 
 
 def test_resume_goes_on_in_the_same_run(tiny_model, store, monkeypatch):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,6 +14,16 @@ from typing import Any
 from tunesmith.config.loading import nearest
 from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import ConfigError, first_words
+
+# How long a run that stops waits for Trackio, which would wait for half a minute.
+_PATIENCE_S = 5.0
+# In what Trackio says of rows that it keeps here because its server takes none.
+_WAITING = (
+    "could not be sent to the remote server",
+    "could not create a remote client",
+    "could not prepare Space",
+)
+_WAITS = "Trackio's server takes no rows: they are kept here, and sent with the next run of this project"
 
 
 def wanted_trackers(config: RunConfig) -> list[str]:
@@ -54,8 +66,10 @@ def tracker_callbacks(
     for name in names:
         try:
             callback = INTEGRATION_TO_CALLBACK[name]()
-            if goes_on and name == "trackio":
-                callback.on_log = _unrepeated(callback.on_log)
+            if name == "trackio":
+                callback.setup = _sending_what_waits(callback.setup)
+                if goes_on:
+                    callback.on_log = _unrepeated(callback.on_log)
             callbacks.append(tolerant(callback, name, on_failure))
         except Exception as error:  # whatever a tracker raises, training goes on (test_tracking.py)
             on_failure(f"not tracked by {name}: {first_words(error)}")
@@ -83,6 +97,24 @@ def tolerant(callback: Any, name: str, on_failure: Callable[[str], None]) -> Any
     for hook in (each for each in dir(callback) if each.startswith("on_")):
         setattr(callback, hook, guarded(getattr(callback, hook)))
     return callback
+
+
+def _sending_what_waits(setup: Callable[..., Any]) -> Callable[..., Any]:
+    """Trackio's `setup`, after which rows that earlier runs couldn't send go to a server of one's own too.
+
+    Trackio 0.43 says that it does so, and does it for Spaces alone.
+    """
+
+    def call(args: Any, *more: Any, **keywords: Any) -> None:
+        import trackio
+        from trackio.sqlite_storage import SQLiteStorage
+
+        setup(args, *more, **keywords)
+        run = trackio.context_vars.current_run.get()
+        if run is not None and SQLiteStorage.has_pending_data(args.project):
+            run._has_local_buffer = True
+
+    return call
 
 
 def _unrepeated(log: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,16 +149,56 @@ def _told(project: str, run: str) -> dict[int, list[set[str]]]:
 
 
 @contextmanager
-def losses_said(on_failure: Callable[[str], None]) -> Iterator[None]:
-    """While inside, tell once when Trackio loses rows: a store it can't write is only a warning there."""
+def trackio_watched(on_failure: Callable[[str], None]) -> Iterator[None]:
+    """Close Trackio's run when the inside ends, whatever ends it, and tell once of rows that it doesn't take.
+
+    At the exit of the process it would close it itself, with a line about an upload that never happens.
+    """
+    with _losses_said(on_failure):
+        try:
+            yield
+        except BaseException:
+            _close(_PATIENCE_S)  # the machine may be about to go
+            raise
+        _close()
+
+
+def _close(limit_s: float | None = None) -> None:
+    trackio = sys.modules.get("trackio")
+    if trackio is None or trackio.context_vars.current_run.get() is None:
+        return
+
+    def finish() -> None:
+        with suppress(Exception):  # what a tracker can't keep is no reason to hide how the run ended
+            trackio.finish()
+
+    if limit_s is None:
+        finish()
+    else:
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(finish,), daemon=True)
+        thread.start()
+        thread.join(limit_s)
+    trackio.context_vars.current_run.set(None)
+
+
+@contextmanager
+def _losses_said(on_failure: Callable[[str], None]) -> Iterator[None]:
+    """What is only a warning there: a store that can't be written, a server that doesn't take the rows."""
     shown = warnings.showwarning
-    said: list[str] = []
+    said: set[str] = set()
+
+    def tell(kind: str, message: str) -> None:
+        if kind not in said:
+            said.add(kind)
+            on_failure(message)
 
     def show(message: Warning | str, *args: Any, **kwargs: Any) -> None:
         text = str(message)
-        if not said and text.startswith("trackio") and ("failed" in text or "error" in text):
-            said.append(text)
-            on_failure(f"{text.partition('. User code')[0]}; training goes on, metrics.jsonl keeps every row")
+        if any(each in text for each in _WAITING):
+            tell("waiting", _WAITS)
+        elif text.startswith("trackio") and ("failed" in text or "error" in text):
+            lost = text.partition(". User code")[0]
+            tell("lost", f"{lost}; training goes on, metrics.jsonl keeps every row")
         shown(message, *args, **kwargs)
 
     warnings.showwarning = show
@@ -134,18 +206,3 @@ def losses_said(on_failure: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         warnings.showwarning = shown
-
-
-@contextmanager
-def trackio_closed() -> Iterator[None]:
-    """Close Trackio's run when the inside ends, whatever ends it.
-
-    At the exit of the process it would do so itself, with a line about an upload that never happens.
-    """
-    try:
-        yield
-    finally:
-        trackio = sys.modules.get("trackio")
-        if trackio is not None and trackio.context_vars.current_run.get() is not None:
-            with suppress(Exception):  # what a tracker can't keep is no reason to hide how the run ended
-                trackio.finish()

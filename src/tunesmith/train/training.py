@@ -32,7 +32,7 @@ from tunesmith.train.model import lora_config, save_whole
 from tunesmith.train.processes import leave, world_size
 from tunesmith.train.relayout import read_models
 from tunesmith.train.setup import Setup, load_base
-from tunesmith.train.tracking import losses_said, tracker_callbacks, trackio_closed, wanted_trackers
+from tunesmith.train.tracking import tracker_callbacks, trackio_watched, wanted_trackers
 from tunesmith.train.trl_settings import build_trl_config, refused_by_trl, trl_arguments
 from tunesmith.train.walks import walk_less
 
@@ -110,7 +110,8 @@ def _train_once(
     stop = StopCallback(listener, keeper, deadline_of(setup.config.max_minutes, os.environ))
     guards = Guards(setup, run, listener)
     trainer = None
-    with signals_told(run, stop), stop.listening(), disk_errors_said(run), trackio_closed(), keeper, guards:
+    told = trackio_watched(lambda message: listener(Notice(message)))
+    with signals_told(run, stop), stop.listening(), disk_errors_said(run), told, keeper, guards:
         try:
             base = load_base(setup, listener, run) if model is None else model
             # transformers turns it off for good, and with it every later user of the saved model.
@@ -152,7 +153,7 @@ def _run_steps(setup: Setup, trainer: Any, stop: Any, listener: Listener, checkp
         listener(Notice(message))
 
     faster = _sped_up(setup, trainer, notify)
-    with faster, setup.method.while_training(setup.choice), losses_said(notify):
+    with faster, setup.method.while_training(setup.choice):
         stop.waits_for_step = True
         listener(Phase("training"))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
