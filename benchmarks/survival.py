@@ -1,6 +1,6 @@
 """What it costs to lose nothing: guards, the stall of a save, and whether a killed run equals its twin.
 
-    python benchmarks/survival.py [--only save,cost,beside,resume] [--device cuda] [--toy]
+    python benchmarks/survival.py [--only save,cost,beside,resume,memory] [--device cuda] [--toy]
 
 Rows go to results/survival.jsonl, each as soon as it is measured.
 
@@ -10,11 +10,13 @@ Rows go to results/survival.jsonl, each as soon as it is measured.
   weights and transformers' own checkpoint of the same state, each on the same disk.
 - beside: a step (0.5B full) while a checkpoint is written behind it, next to one while none is.
 - resume: the same 0.5B LoRA run twice, and once killed (SIGKILL) between two checkpoints and gone on with.
+- memory: a 0.5B full run twice, the second time with less memory than its planned micro-batch takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -275,12 +277,47 @@ def measure_resume(folder: Path, device: str, toy: bool, deterministic: bool) ->
     }  # fmt: skip
 
 
+def measure_memory(folder: Path, device: str, toy: bool) -> dict[str, Any]:
+    """What becomes of a run whose micro-batch doesn't fit, as there is less memory than was planned with."""
+    import torch
+
+    from tunesmith.train import training
+
+    prepared(folder, device, toy, "full", 6)[2].save_pretrained(folder / "model")
+    on_gpu = device == "cuda"
+
+    def trained(limit_gib: float | None) -> tuple[list[float], float, dict[str, Any]]:
+        setup, run, _ = prepared(folder, device, toy, "full", 6, logging_steps=1)
+        gc.collect()
+        if on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            total = torch.cuda.get_device_properties(0).total_memory / 2**30
+            torch.cuda.set_per_process_memory_fraction(min(1.0, (limit_gib or total) / total))
+        training.train(setup, run, lambda event: None, keep=False)
+        peak = torch.cuda.max_memory_reserved() / 2**30 if on_gpu else 0.0
+        losses = [row["loss"] for row in run.read_metrics() if "loss" in row]
+        held = setup.plan.memory.items
+        fixed = held["weights"] + held["gradients"] + held["optimizer"]
+        return losses, peak, {"rows": setup.choice.per_device_train_batch_size, "fixed": fixed, **run.record}
+
+    whole, peak_gib, planned = trained(None)
+    limit_gib = planned["fixed"] + 0.6 * (peak_gib - planned["fixed"])
+    less, less_gib, record = trained(limit_gib)
+    return {
+        "what": "memory", "rows_planned": planned["rows"], "peak_gib": peak_gib, "limit_gib": limit_gib,
+        "peak_limited_gib": less_gib, "out_of_memory": record.get("out_of_memory"),
+        "status": record["status"],
+        "loss_apart": max(abs(a - b) for a, b in zip(whole, less, strict=True)),
+    }  # fmt: skip
+
+
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="save,cost,beside,resume")
+    parser.add_argument("--only", default="save,cost,beside,resume,memory")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--toy", action="store_true")
     given = parser.parse_args()
@@ -295,6 +332,7 @@ def main() -> None:
             lambda at: measure_resume(at, given.device, given.toy, False),
             lambda at: measure_resume(at, given.device, given.toy, True),
         ],
+        "memory": [lambda at: measure_memory(at, given.device, given.toy)],
     }  # fmt: skip
     for what in given.only.split(","):
         for measure in measures[what]:
