@@ -113,7 +113,32 @@ def test_F14_out_of_memory_goes_on_in_smaller_micro_batches_of_the_same_global_b
     assert rows_of(RUN) == pytest.approx(rows_of(Path("runs/twin")), rel=1e-4)
 
 
-def test_F14_the_longest_row_is_tried_before_anything_is_learned(place, tiny_model, monkeypatch):
+def test_F14_the_largest_batch_of_the_run_is_tried_before_anything_is_learned(place, tiny_model, monkeypatch):
+    from trl import SFTTrainer
+
+    rows = chat_rows(60)
+    for number, row in enumerate(rows):
+        row["messages"][-1]["content"] *= 1 + number * 7 % 5
+    write_jsonl(place / "chats.jsonl", rows)
+    compute_loss, sizes = SFTTrainer.compute_loss, []
+
+    def seen(self, model, inputs, *args, **kwargs):
+        sizes.append((self.state.global_step, int(inputs["attention_mask"].sum())))
+        return compute_loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(SFTTrainer, "compute_loss", seen)
+    ran = tunesmith(*options(tiny_model, RUN, steps=20))
+    assert ran.code == 0, ran.err
+    (_, tried), *learned = sizes
+    assert [step for step, _ in learned] == list(range(20))
+    assert tried == max(size for _, size in learned)
+    # A batch that this run is too short for isn't asked to fit.
+    sizes.clear()
+    assert tunesmith(*options(tiny_model, Path("runs/short"), steps=2)).code == 0
+    assert sizes[0][1] == max(size for _, size in sizes[1:]) < tried
+
+
+def test_F14_a_batch_that_does_not_fit_is_known_before_anything_is_learned(place, tiny_model, monkeypatch):
     # A fake: this CPU can't run out of memory at will. Rows so long as the longest fit two at a time only.
     import torch
     from trl import SFTTrainer
@@ -156,7 +181,7 @@ def test_F14_where_nothing_is_smaller_the_run_stops_with_what_it_has(place, tiny
     ran = tunesmith(*options(tiny_model, RUN))
     assert ran.code == 4, ran.err
     assert record_of(RUN)["stopped_by"] == "memory"
-    assert "out of memory in micro-batches of 1 row: the longest row: CUDA out of memory" in ran.err
+    assert "out of memory in micro-batches of 1 row: the largest batch: CUDA out of memory" in ran.err
     assert "checkpoint at step 3 is written" in ran.err
     monkeypatch.undo()
     monkeypatch.chdir(place)

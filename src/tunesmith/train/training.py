@@ -103,7 +103,7 @@ def _train_once(
     """
     from tunesmith.train.callbacks import Guards
     from tunesmith.train.checkpoints import watched
-    from tunesmith.train.longest import try_longest_first
+    from tunesmith.train.largest import try_largest_first
     from tunesmith.train.stopping import StopCallback, deadline_of
 
     keeper = Keeper(run, setup.config.save_total_limit, sender)
@@ -125,7 +125,8 @@ def _train_once(
                 judge.evaluates = lambda: not trainer.model.training
             _keep_trained_weights_exact(trainer.model)
             if world_size() == 1 and not setup.rewards:
-                try_longest_first(trainer, int(setup.plan.memory.items["optimizer"] * 2**30))
+                optimizer_bytes = int(setup.plan.memory.items["optimizer"] * 2**30)
+                try_largest_first(trainer, optimizer_bytes, pads=setup.choice.attention == "padded")
             if not stop.received:
                 _run_steps(setup, trainer, stop, listener, checkpoint)
         except KeyboardInterrupt:

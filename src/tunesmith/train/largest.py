@@ -1,13 +1,15 @@
-"""The longest rows tried before the first step: what doesn't fit is known before anything was learned.
+"""The largest batch tried before the first step: what doesn't fit is known before anything was learned.
 
-Rows come in random order, so the batch that needs most memory may be hours away. Here a micro-batch with the
-longest row goes forward and back once, beside room for what the optimizer will hold; nothing of it is kept.
+Rows come in random order, so the batch that needs most memory may be hours away. The order is drawn from the
+seed, so which one it is can be told: it goes forward and back once, beside room for what the optimizer will
+hold; nothing of it is kept.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -22,39 +24,62 @@ _COUNTED = ("_metrics", "_stored_metrics", "_total_train_tokens")
 _NUMBERS = ("int8", "int32", "int64")
 # Rows whose lengths are looked at together.
 _ROWS_AT_ONCE = 10_000
+# Rows of the run, in its order, among whose batches the largest is looked for.
+_ROWS_AHEAD = 500_000
 
 
-def try_longest_first(trainer: Any, optimizer_bytes: int) -> None:
-    """Have `trainer` try its longest row when it begins, with `optimizer_bytes` left for the optimizer.
+def try_largest_first(trainer: Any, optimizer_bytes: int, *, pads: bool) -> None:
+    """Have `trainer` try its largest batch when it begins, with `optimizer_bytes` left for the optimizer.
 
-    Those of a paged optimizer lie on the host where that must be.
+    Those of a paged optimizer lie on the host where that must be. Where it `pads`, each row of a batch takes
+    as much as its longest.
     """
     left_bytes = 0 if "paged" in str(trainer.args.optim) else optimizer_bytes
     # Before the other callbacks, which count the time from their beginning on as that of the first step.
-    trainer.callback_handler.callbacks.insert(0, _LongestFirst(trainer, left_bytes))
+    trainer.callback_handler.callbacks.insert(0, _LargestFirst(trainer, left_bytes, pads))
 
 
-class _LongestFirst(TrainerCallback):
-    def __init__(self, trainer: Any, optimizer_bytes: int) -> None:
+class _LargestFirst(TrainerCallback):
+    def __init__(self, trainer: Any, optimizer_bytes: int, pads: bool) -> None:
         self._trainer = trainer
         self._optimizer_bytes = optimizer_bytes
+        self._pads = pads
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         lengths = row_lengths(self._trainer.train_dataset)
         if not lengths:
             return
-        longest = max(range(len(lengths)), key=lengths.__getitem__)
-        num_rows = args.per_device_train_batch_size
-        others = [row for row in range(min(num_rows, len(lengths))) if row != longest]
+
+        def size(batch: Sequence[int]) -> int:
+            each = [lengths[row] for row in batch]
+            return max(each) * len(each) if self._pads else sum(each)
+
+        with kept_randomness():
+            largest = max(batches_ahead(self._trainer, state.max_steps), key=size)
         held = bool(self._trainer.optimizer.state)
         try:
-            _try(self._trainer, [longest, *others][:num_rows], 0 if held else self._optimizer_bytes)
+            _try(self._trainer, largest, 0 if held else self._optimizer_bytes)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemory(f"the longest row: {first_words(error)}") from error
+            raise OutOfMemory(f"the largest batch: {first_words(error)}") from error
         finally:
             self._trainer.model.zero_grad()
+
+
+def batches_ahead(trainer: Any, num_steps: int, num_rows: int = _ROWS_AHEAD) -> Iterator[Sequence[int]]:
+    """The rows of each micro-batch of a run of `num_steps` in its order, up to so many rows; one at least."""
+    loader = trainer.get_train_dataloader()
+    accumulate = trainer.args.gradient_accumulation_steps
+    steps_an_epoch = math.ceil(len(loader) / accumulate)
+    for epoch in range(math.ceil(num_steps / steps_an_epoch)):
+        loader.set_epoch(epoch)
+        left = (num_steps - epoch * steps_an_epoch) * accumulate
+        for _, batch in zip(range(left), loader.batch_sampler, strict=False):
+            yield batch
+            num_rows -= len(batch)
+            if num_rows <= 0:
+                return
 
 
 def row_lengths(dataset: Any) -> list[int]:
