@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from tunesmith.errors import first_words
 from tunesmith.train.ending import OutOfMemory, is_out_of_memory
 from tunesmith.train.randomness import kept_randomness
+from tunesmith.train.setup import Setup
 
 # What TRL's trainers count while they compute a loss.
 _COUNTED = ("_metrics", "_stored_metrics", "_total_train_tokens")
@@ -28,19 +29,19 @@ _ROWS_AT_ONCE = 10_000
 _ROWS_AHEAD = 500_000
 
 
-def try_largest_first(trainer: Any, optimizer_bytes: int, *, pads: bool) -> None:
-    """Have `trainer` try its largest batch when it begins, with `optimizer_bytes` left for the optimizer.
-
-    Those of a paged optimizer lie on the host where that must be. Where it `pads`, each row of a batch takes
-    as much as its longest.
-    """
-    left_bytes = 0 if "paged" in str(trainer.args.optim) else optimizer_bytes
+def try_largest_first(trainer: Any, setup: Setup) -> None:
+    """Have `trainer` try its largest batch when it begins, beside room for what the optimizer will hold."""
+    # The states of a paged optimizer lie on the host where they must.
+    gib = 0.0 if "paged" in str(trainer.args.optim) else setup.plan.memory.items["optimizer"]
+    tries = _LargestFirst(trainer, int(gib * 2**30), pads=setup.choice.attention == "padded")
     # Before the other callbacks, which count the time from their beginning on as that of the first step.
-    trainer.callback_handler.callbacks.insert(0, _LargestFirst(trainer, left_bytes, pads))
+    trainer.callback_handler.callbacks.insert(0, tries)
 
 
 class _LargestFirst(TrainerCallback):
-    def __init__(self, trainer: Any, optimizer_bytes: int, pads: bool) -> None:
+    """Where it `pads`, each row of a batch takes as much as its longest."""
+
+    def __init__(self, trainer: Any, optimizer_bytes: int, *, pads: bool) -> None:
         self._trainer = trainer
         self._optimizer_bytes = optimizer_bytes
         self._pads = pads

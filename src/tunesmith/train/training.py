@@ -125,8 +125,7 @@ def _train_once(
                 judge.evaluates = lambda: not trainer.model.training
             _keep_trained_weights_exact(trainer.model)
             if world_size() == 1 and not setup.rewards:
-                optimizer_bytes = int(setup.plan.memory.items["optimizer"] * 2**30)
-                try_largest_first(trainer, optimizer_bytes, pads=setup.choice.attention == "padded")
+                try_largest_first(trainer, setup)
             if not stop.received:
                 _run_steps(setup, trainer, stop, listener, checkpoint)
         except KeyboardInterrupt:
