@@ -18,10 +18,8 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import random
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -31,6 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 from record import append, conditions
 from speed import NUM_WORDS, ROWS_A_STEP, fresh_model, write_model, write_rows
 
@@ -230,7 +229,8 @@ def run_child(command: list[str], folder: Path, kill_after: int | None = None) -
         if kill_after and path.is_file():
             lines = path.read_text().splitlines()
             if lines and f'"step": {kill_after}' in lines[-1]:
-                os.killpg(child.pid, signal.SIGKILL)
+                for each in [*psutil.Process(child.pid).children(recursive=True), child]:
+                    each.kill()
                 break
         time.sleep(0.01)
     return child.wait()
@@ -271,6 +271,7 @@ def measure_resume(folder: Path, device: str, toy: bool, deterministic: bool) ->
     record = json.loads((folder / f"{name}-killed/run.json").read_text())
     return {
         "what": "resume", "deterministic": deterministic, "codes": codes, "num_steps": steps,
+        "num_devices": record["machine"].get("num_devices"),
         "attention": record["choice"]["attention"], "captured": record["choice"]["may_capture"],
         "twins": apart(f"{name}-twin1", f"{name}-twin2"), "killed": apart(f"{name}-twin1", f"{name}-killed"),
         "torch": torch.__version__,
