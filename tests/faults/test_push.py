@@ -431,7 +431,16 @@ def test_f46_names_that_lead_elsewhere_are_refused_on_the_command_line(place, ti
     assert list(place.iterdir()) == []
 
 
-@pytest.mark.parametrize("key", ["push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy"])
+PAST_THE_DOOR = [
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_strategy",
+    "log_completions_hub_repo",
+]
+
+
+@pytest.mark.parametrize("key", PAST_THE_DOOR)
 def test_f13_pushes_past_the_door_are_refused_with_the_right_name(place, key):
     ran = tunesmith("train", "sft", "--model", "m", "--dataset", "d", "--set", f"trl.{key}=1")
     assert ran.code == 2

@@ -36,6 +36,7 @@ OWNED_TRL_KEYS: dict[str, str] = {
     "hub_private_repo": "hub.public, with hub.repo_id",
     "hub_always_push": "hub.every, with hub.repo_id",
     "hub_revision": "hub.repo_id",
+    "log_completions_hub_repo": "hub.every: save, which sends completions.jsonl (searched for secrets)",
     "deepspeed": "one GPU, or several without sharding: checkpoints of DeepSpeed can't be kept whole yet",
     "fsdp": "one GPU, or several without sharding: checkpoints of FSDP can't be kept whole yet",
     "fsdp_config": "one GPU, or several without sharding: checkpoints of FSDP can't be kept whole yet",

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from tunesmith.train.host_memory import available_bytes
+
 # More than this share of the host's free memory isn't held for long: copies come and go instead.
 _SHARE = 0.25
 # Copies begin where any type of number, and the bus, may begin.
@@ -26,10 +28,8 @@ class HostCopies:
 
     def make_room(self, tensors: Sequence[Any]) -> None:
         """Begin to make room for so much as these tensors take, unless that has begun or is too much."""
-        import psutil
-
         size = sum(_size(each) for each in tensors if each.is_cuda)
-        if self._making is None and 0 < size <= _SHARE * psutil.virtual_memory().available:
+        if self._making is None and 0 < size <= _SHARE * available_bytes():
             self._making = threading.Thread(target=self._make, args=(size,), name="room for checkpoints")
             self._making.start()
 

@@ -12,6 +12,7 @@ import psutil
 from tunesmith.errors import ConfigError
 from tunesmith.plan.facts import MachineFacts
 from tunesmith.train.attention import has_varlen
+from tunesmith.train.host_memory import available_bytes
 from tunesmith.train.processes import first_says, join, smallest, world_size
 
 GIB = 2**30
@@ -49,7 +50,7 @@ def probe_machine(wanted: str = "auto") -> MachineFacts:
             importlib.util.find_spec("liger_kernel") is not None,
             cores,
         )
-    free_gib = smallest(psutil.virtual_memory().available / GIB) / world_size()
+    free_gib = smallest(available_bytes() / GIB) / world_size()
     if device == "mps":
         return MachineFacts(
             "mps", f"Apple {platform.machine()}", 1, free_gib, native_bf16=False, num_cores=cores
