@@ -368,6 +368,15 @@ def test_F06_a_bomb_is_refused_in_bounded_time_and_memory(make, tmp_path):
     assert peak < 64 << 20
 
 
+def test_F06_bytes_of_an_archive_that_look_like_an_escape_are_none(tmp_path):
+    path = tmp_path / "archive"
+    for name in (r"a-long-name\n.txt", "one-of-100%41.txt", r"a-long-name-\u0041"):
+        with path.open("wb") as file, gzip.GzipFile(name, "wb", fileobj=file) as archive:
+            archive.write(b"nothing to hide" * 100)
+        assert name.encode() in path.read_bytes()
+        assert scan([path]) == []
+
+
 def test_F06_what_is_packed_too_deep_or_broken_is_refused(tmp_path):
     content = CANARIES["openai"].encode()
     for _ in range(MAX_DEPTH + 2):

@@ -50,7 +50,7 @@ def hits_in_text(
                 if origin in own and origin not in seen:
                     seen.add(origin)
                     yield Hit(low + origin, kind)
-            for which, piece in enumerate(view.pieces):
+            for which, piece in enumerate(view.decoded):
                 if len(piece) > 16 and looks_packed(piece) and view.first_origin(which) in own:
                     yield Packed(low + view.first_origin(which), piece[:-1])
 

@@ -34,17 +34,24 @@ _LENGTHS = ("<H", ">H", "<I", ">I", "<Q")
 
 
 class View:
-    """Bytes, and for each of them the place in the file's piece that it comes from."""
+    """Bytes, and for each of them the place in the file's piece that it comes from.
+
+    `decoded` is what each run of base64 spells, where the view is of such runs: a container may begin there.
+    """
 
     def __init__(
-        self, pieces: Iterable[tuple[int, bytes]], scale: float = 1.0, under: View | None = None
+        self,
+        pieces: Iterable[tuple[int, bytes]],
+        scale: float = 1.0,
+        under: View | None = None,
+        is_base64: bool = False,
     ) -> None:
         """`pieces` are places in `under` and what is read there; a byte of them spans `scale` bytes of it."""
         self._starts: list[int] = []
         self._origins: list[int] = []
         self._scale = scale
         self._under = under
-        parts = []
+        parts: list[bytes] = []
         length = 0
         for origin, content in pieces:
             self._starts.append(length)
@@ -52,7 +59,7 @@ class View:
             parts.append(content)
             length += len(content)
         self.content = b"".join(parts)
-        self.pieces = [] if under is None else parts
+        self.decoded = parts if is_base64 else []
 
     def origin(self, place: int) -> int:
         """Where in the file's piece the byte at `place` comes from."""
@@ -89,7 +96,8 @@ def _readings(view: View, layers: int) -> Iterator[View]:
         yield View(_counted(content), under=view)
     runs = [(match.start(), re.sub(rb"\s", b"", match[0])) for match in _BASE64.finditer(content)]
     for skipped in range(4 if runs else 0):
-        yield from _readings(View(_decoded(runs, skipped), scale=4 / 3, under=view), layers - 1)
+        decoded = View(_decoded(runs, skipped), scale=4 / 3, under=view, is_base64=True)
+        yield from _readings(decoded, layers - 1)
 
 
 def _unescaped(content: bytes) -> Iterator[tuple[int, bytes]]:
