@@ -57,7 +57,9 @@ def test_two_processes_train_as_one_does_and_one_of_them_writes_and_speaks(place
         assert found == pytest.approx(expected, rel=1e-4), key
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 4)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 4)]
+)
 def test_a_signal_stops_all_after_the_same_step_and_the_run_goes_on(
     place: Path, tiny_model: Path, number: signal.Signals, code: int
 ):

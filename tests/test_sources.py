@@ -251,13 +251,16 @@ def test_a_type_that_changes_at_the_end_of_a_long_file_is_found_with_its_row(tmp
 
 
 def test_a_column_that_begins_or_ends_far_down_in_a_file_is_read_and_its_gaps_are_named(tmp_path):
-    filler = "b" * 20_000  # beyond the pieces in which a file is read
-    late = [*({"text": f"{i} {filler}"} for i in range(1000)), {"text": "a", "more": 3}]
-    assert prepare(str(write_jsonl(tmp_path / "late.jsonl", late))).report.num_rows == 1001
-    gone = write_jsonl(tmp_path / "gone.jsonl", [*late, {"txt": "a"}])
-    assert "row 1001: text is missing" in refusal(gone).message
-    null = write_jsonl(tmp_path / "null.jsonl", [*late, {"text": None}])
-    assert "row 1001: text is null" in refusal(null).message
+    def written(name: str, *last: dict) -> Path:
+        path = tmp_path / name
+        space = " " * 20_000  # so that the last rows are beyond the pieces in which a file is read
+        rows = [*texts(1000), {"text": "a", "more": 3}, *last]
+        path.write_text("".join(f"{json.dumps(row)}{space}\n" for row in rows))
+        return path
+
+    assert prepare(str(written("late.jsonl"))).report.num_rows == 1001
+    assert "row 1001: text is missing" in refusal(written("gone.jsonl", {"txt": "a"})).message
+    assert "row 1001: text is null" in refusal(written("null.jsonl", {"text": None})).message
 
 
 def test_bytes_that_are_no_utf8_are_named_with_row_and_column(tmp_path):

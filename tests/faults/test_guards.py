@@ -379,7 +379,9 @@ def test_F03_an_evaluation_is_broken_off_and_done_when_the_run_goes_on(place, ti
     assert same_weights(RUN / "model", Path("runs/twin/model"))
 
 
-@pytest.mark.parametrize("phase", ["reading the data", "loading the model"])
+@pytest.mark.parametrize(
+    "phase", ["reading the data", pytest.param("loading the model", marks=pytest.mark.slow)]
+)
 def test_F03_sigterm_before_the_first_step_ends_with_exit_4_and_no_model(place, tiny_model, phase):
     child = start_child(place, *options(tiny_model, RUN))
     wait_for(lambda: phase in (place / "stderr.txt").read_text(), child)

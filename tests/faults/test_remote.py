@@ -278,6 +278,7 @@ def test_f26_a_checkpoint_altered_on_the_hub_is_left_for_the_one_before(hub, pla
 # A Hub that is slow, dead or full
 
 
+@pytest.mark.slow  # the client itself asks again for 20 s
 def test_f05_a_hub_that_answers_500_is_told_once_and_the_run_ends(hub, place, tiny_model):
     hold_at(5)
     met = hub.fail(r".*/(?:branch|preupload|commit)/.*", status=500)
