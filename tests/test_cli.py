@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from running import Ran, record_of, tunesmith
 
 import tunesmith.cli.app as command_line
 from tunesmith.cli.app import VERBS, load_verb
-from tunesmith.cli.output import verb
+from tunesmith.cli.output import Output, verb
 from tunesmith.errors import RunInterrupted, RunStopped
 
 # Frozen: scripts out there rely on every name. To add one is free; to rename one needs a decision page.
@@ -218,6 +220,39 @@ def test_exit_codes_and_statuses(error, code, status, label, capsys):
         else:
             assert out == ""
             assert label is None or f"{label}: " in err
+
+
+@pytest.mark.parametrize("password", ["~x9Kd82jfQ", "/" + "a1B2c3D4" * 40])
+def test_f06_a_password_that_looks_like_a_path_spoils_no_error(monkeypatch, password):
+    monkeypatch.setenv("DB_PASSWORD", password)
+    ran = tunesmith("show", f"/nowhere{password}")
+    assert ran.code == 2
+    assert "there is no run at" in ran.err
+    assert password not in ran.err
+
+
+def test_where_secrets_can_not_be_masked_an_error_is_told_without_its_words(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tunesmith.publish.redaction", None)
+    ran = tunesmith("show", "/nowhere")
+    assert ran.code == 2
+    assert "/nowhere" not in ran.err
+    assert "next: tunesmith doctor" in ran.err
+
+
+def test_f03_a_terminal_that_was_hung_up_is_no_error(monkeypatch):
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setattr(sys, "stderr", terminal)
+        out = Output("show", as_json=False)
+        events = Output("show", as_json=True)
+        os.close(reader)
+        out.say("nobody reads this")
+        out.data("nor this")
+        out.styled("nor this")
+        events.event({"event": "step"})
+        events.document()
+        events.close()
 
 
 def test_an_internal_error_is_a_sentence_and_its_traceback_needs_debug(monkeypatch: pytest.MonkeyPatch):

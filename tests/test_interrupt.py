@@ -45,6 +45,7 @@ def resume_line(ran: Ran) -> list[str]:
     return line.partition("resume with: tunesmith ")[2].split()
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_a_checkpoint_and_the_resumed_run_equals_one_never_stopped(
     place: Path, tiny_model: Path
 ):

@@ -63,7 +63,7 @@ def test_two_processes_train_as_one_does_and_one_of_them_writes_and_speaks(place
 def test_a_signal_stops_all_after_the_same_step_and_the_run_goes_on(
     place: Path, tiny_model: Path, number: signal.Signals, code: int
 ):
-    steps = 120
+    steps = 60
     child = start_child(place, *arguments(tiny_model, RUN, 2, steps))
     wait_for(lambda: 3 in rows_of(RUN), child)
     child.send_signal(number)
@@ -111,6 +111,15 @@ def test_one_that_fails_alone_ends_the_others_and_is_told_with_what_it_said(monk
     ended_as = run_python("if rank == '1': sys.exit('no room on this GPU')\ntime.sleep(600)")
     assert (ended_as.code, ended_as.failed) == (1, 1)
     assert ended_as.said == "no room on this GPU"
+
+
+def test_when_the_first_has_stopped_the_others_are_not_waited_for_long(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tunesmith.launch.local.PATIENCE_S", 0.5)
+    ended_as = run_python("if rank == '0': sys.exit(4)\ntime.sleep(600)")
+    assert (ended_as.code, ended_as.failed) == (4, None)
+    # The first one still writes and sends, while another has stopped in order.
+    ended_as = run_python("time.sleep(2 if rank == '0' else 0)\nsys.exit(4)")
+    assert (ended_as.code, ended_as.failed) == (4, None)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

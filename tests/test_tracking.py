@@ -299,6 +299,7 @@ def test_a_run_that_ends_badly_leaves_no_tracker_behind_to_speak_at_the_exit(
     assert trackio.context_vars.current_run.get() is None
 
 
+@pytest.mark.slow
 def test_F37_a_run_that_was_killed_has_each_step_once_in_the_store(tiny_model, store, monkeypatch, tmp_path):
     monkeypatch.setenv("TRACKIO_DIR", str(store))
     write_jsonl(tmp_path / "held.jsonl", chat_rows(10)[8:])

@@ -357,6 +357,7 @@ def test_F03_a_deadline_that_is_over_before_the_first_step_is_a_stop_like_any_ot
     assert not (RUN / "model").exists()
 
 
+@pytest.mark.slow
 def test_F03_an_evaluation_is_broken_off_and_done_when_the_run_goes_on(place, tiny_model):
     write_jsonl(place / "held.jsonl", chat_rows(400))
     more = [

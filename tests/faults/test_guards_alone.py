@@ -15,11 +15,13 @@ from running import record_of, rows_of, same_weights, tunesmith
 from tiny import chat_rows, write_jsonl
 from transformers import TrainerControl, TrainerState
 
-from tunesmith.errors import RunFolderError
+from tunesmith.cli.training import recorded
+from tunesmith.errors import RunFolderError, RunStopped
 from tunesmith.runs import checkpoints
 from tunesmith.runs.folder import RunFolder
 from tunesmith.train import stopping
 from tunesmith.train.checkpoints import _set_state
+from tunesmith.train.disk import disk_errors_said
 from tunesmith.train.guards import NUM_BEFORE, SpikeCallback
 from tunesmith.train.keeper import Keeper
 
@@ -76,6 +78,29 @@ def test_F07_a_checkpoint_without_room_isnt_begun(run):
         keeper.wait()
     assert raised.value.errno == errno.ENOSPC
     assert list(run.checkpoints_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ESTALE])
+def test_F07_a_disk_that_fails_before_a_checkpoint_can_be_read_removes_nothing(run, number):
+    run.append_metrics({"step": 1, "loss": 2.0})
+    with pytest.raises(RunStopped) as stopped, recorded(run), disk_errors_said(run):
+        raise OSError(number, os.strerror(number))
+    assert f"({os.strerror(number)}); no checkpoint can be read" in stopped.value.message
+    assert stopped.value.fix == f"tunesmith resume {run.path}"
+    assert record_of(run.path)["status"] == "stopped"
+    assert list(rows_of(run.path)) == [1]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt(), LookupError("odd")])
+def test_F01_a_run_with_a_checkpoint_that_can_not_be_read_is_never_removed(run, error):
+    kept = run.checkpoints_path / "checkpoint-500"
+    write_there = checkpoints.begin(run.checkpoints_path, 500)
+    write_little(write_there)
+    checkpoints.commit(write_there, 500)
+    (kept / checkpoints.MANIFEST).unlink()
+    with pytest.raises((RunStopped, LookupError)), recorded(run), disk_errors_said(run):
+        raise error
+    assert (kept / "state.json").is_file()
 
 
 @pytest.mark.parametrize("name", STATE)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hub_server import TOKEN, FakeHub
+from hub_server import TOKEN, FakeHub, until
 from running import record_of, tunesmith
 from tiny import chat_rows, write_jsonl
 
@@ -119,6 +122,20 @@ def test_f05_a_commit_whose_answer_was_lost_is_not_made_twice(hub, done):
     assert ran.code == 0, ran.err
     assert ran.document["changed"] is True
     assert fault.met == 1
+    assert hub.num_commits(REPO) == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 5), (signal.SIGINT, 130)])
+def test_f03_a_signal_while_a_model_is_pushed_leaves_the_push_to_one_command(hub, done, number, code):
+    hub.fail("end", do="hang", times=1)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: (until(lambda: hub.faults[0].met == 1), os.kill(os.getpid(), number)))
+        stopped = tunesmith("publish", done, "--json")
+    hub.clear()
+    assert stopped.code == code, stopped.err
+    assert stopped.document["error"]["fix"] == f"tunesmith publish {RUN}"
+    assert (record_of(done)["status"], record_of(done)["pending"]) == ("done", ["push"])
+    assert tunesmith("publish", done).code == 0
     assert hub.num_commits(REPO) == 1
 
 

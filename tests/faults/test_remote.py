@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -201,6 +202,7 @@ def test_f16_another_configuration_is_refused_with_the_list_and_nothing_is_writt
 LOOKS = r"GET /api/models/.*/revision/checkpoints"
 
 
+@pytest.mark.slow
 def test_f05_a_hub_that_is_out_of_order_for_a_moment_makes_no_run_begin_anew(
     hub, place, tiny_model, monkeypatch
 ):
@@ -232,15 +234,22 @@ def test_f05_where_the_hub_does_not_say_whether_it_holds_the_run_none_begins(
     assert dry.code == 0, dry.err
 
 
-def test_f33_a_folder_that_fell_behind_the_hub_goes_on_from_there(hub, place, tiny_model):
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["an older copy", "a damaged file"])
+def test_f33_a_folder_that_fell_behind_the_hub_goes_on_from_there(hub, place, tiny_model, how):
     hold_at(5)
     sent_until(hub, 4, lambda: os.kill(os.getpid(), signal.SIGTERM), let_go)
     stopped = tunesmith(*arguments(tiny_model))
     assert stopped.code == 4, stopped.err
     step = record_of(RUN)["step"]
     assert step > 4
-    # A disk that was put back from an older copy, or a machine that came back after another had gone on.
-    checkpoints.remove(RUN / "checkpoints" / f"checkpoint-{step}")
+    newest = RUN / "checkpoints" / f"checkpoint-{step}"
+    if how == "an older copy":  # or a machine that came back after another had gone on
+        checkpoints.remove(newest)
+    else:
+        content = bytearray((newest / "adapter_model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (newest / "adapter_model.safetensors").write_bytes(content)
     ran = tunesmith(*arguments(tiny_model))
     assert ran.code == 0, ran.err
     assert f"{REPO} on the Hub holds this run up to step {step}" in said(ran)
@@ -418,12 +427,17 @@ def test_f33_checkpoints_that_another_machine_sent_are_not_replaced_by_earlier_o
     uploader = Uploader(run, HUB, told.append)
     uploader.kept(keep(run, 4), 4, None)
     assert not uploader.close(60)
-    assert f"{REPO} holds this run up to step 6, from another machine" in told[0]
+    assert f"{REPO} holds this run up to step 6: step 4 isn't sent" in told[0]
     assert steps_on(hub) == [6]
-    # Who goes on from that machine's checkpoints may: the newest of them wasn't whole.
+    # Nor by the one that this machine sent them with: the newest of its own was altered since.
     run.update(sent_by="another")
-    assert Uploader(run, HUB, told.append).close(60)
-    assert steps_on(hub) == [4]
+    uploader = Uploader(run, HUB, told.append)
+    assert not uploader.close(60)
+    assert steps_on(hub) == [6]
+    uploader = Uploader(run, HUB, told.append)
+    uploader.kept(keep(run, 8), 8, None)
+    assert uploader.close(60)
+    assert steps_on(hub) == [6, 8]
 
 
 def test_f05_a_checkpoint_that_was_not_sent_is_sent_by_the_process_that_goes_on(hub, run):
@@ -452,6 +466,16 @@ def test_f04_a_signal_to_all_processes_breaks_off_no_upload(hub, run, number):
     hang.lifted.set()
     assert uploader.close(60)
     assert told == []  # one that is broken off is told, and done again
+
+
+def test_f05_what_a_library_prints_while_a_checkpoint_is_sent_is_no_answer(hub, run, monkeypatch):
+    Path("printing").mkdir()
+    Path("printing/sitecustomize.py").write_text("print('a library says hello')")
+    monkeypatch.setenv("PYTHONPATH", f"{Path('printing').resolve()}{os.pathsep}{os.pathsep.join(sys.path)}")
+    uploader = Uploader(run, HUB, print)
+    uploader.kept(keep(run, 2), 2, None)
+    assert uploader.close(60)
+    assert steps_on(hub) == [2]
 
 
 def test_f45_a_file_that_bears_a_module_s_name_is_not_run_by_an_upload(hub, run):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
 import traceback
 from collections.abc import Iterator
-from typing import Annotated, Any
+from pathlib import Path
+from typing import IO, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -27,6 +29,36 @@ JsonFlag = Annotated[
 DebugFlag = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
+class _Stream:
+    """A stream whose terminal may be hung up: that is told as a pipe that nobody reads any more."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._readers_gone():
+            return int(self._stream.write(text))
+
+    def flush(self) -> None:
+        with self._readers_gone():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _readers_gone(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.EPIPE):
+                raise
+            # What is still buffered would fail once more when the interpreter ends, and spoil the exit code.
+            with contextlib.suppress(OSError), Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+            raise BrokenPipeError(errno.EPIPE, "nobody reads this any more") from None
+
+
 class _Terminal(Console):
     """A console whose reader may go away: what is being done goes on without it."""
 
@@ -41,8 +73,8 @@ class Output:
         self.command = command
         self.as_json = as_json
         # The streams are kept now: while libraries work, sys.stdout and sys.stderr point into the log.
-        self._stdout = sys.stdout
-        self.console = _Terminal(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._stdout: Any = _Stream(sys.stdout)
+        self.console = _Terminal(file=cast("IO[str]", _Stream(sys.stderr)), highlight=False, soft_wrap=True)
         self._document: dict[str, Any] | None = None
 
     @property
@@ -112,10 +144,7 @@ class Output:
 
     def error(self, error: TunesmithError, **keys: Any) -> None:
         """An error as a person, or a program, reads it; `keys` stand in the document beside it."""
-        from tunesmith.publish.redaction import without_secrets
-
-        error.message = without_secrets(error.message)
-        error.where, error.fix = (each and without_secrets(each) for each in (error.where, error.fix))
+        _mask_secrets(error)
         status = {4: "stopped", 130: "stopped", 3: "refused", 5: "pending"}.get(error.exit_code, "error")
         if self.as_json:
             self.document(status, **keys, error=error.as_dict())
@@ -129,6 +158,17 @@ class Output:
         if error.fix:
             label = "resume with" if resumable else "next"
             self.console.print(f"  {label}: {escape(error.fix)}")
+
+
+def _mask_secrets(error: TunesmithError) -> None:
+    try:
+        from tunesmith.publish.redaction import without_secrets
+
+        error.message = without_secrets(error.message)
+        error.where, error.fix = (each and without_secrets(each) for each in (error.where, error.fix))
+    except Exception as failed:  # half an installation; what can't be masked isn't shown (test_cli.py)
+        error.message = f"{error.code}; what it says can't be shown ({type(failed).__name__})"
+        error.where, error.fix = None, "tunesmith doctor tells what is missing"
 
 
 @contextlib.contextmanager

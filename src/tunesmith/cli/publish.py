@@ -9,8 +9,7 @@ import typer
 
 from tunesmith.cli.library_log import libraries_logged
 from tunesmith.cli.output import DebugFlag, JsonFlag, verb
-from tunesmith.cli.pushing import again, tell_pushed
-from tunesmith.cli.signals import ended_by
+from tunesmith.cli.pushing import broken_off, tell_pushed
 from tunesmith.errors import ConfigError, RunFolderError
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.lock import held
@@ -49,7 +48,7 @@ def publish(
             try:
                 pushed = push_run(run, hub, ends=CHECKPOINT in run.pending() and hub.every == "save")
             except KeyboardInterrupt as error:
-                raise ended_by(error, "; the model is here as it was", again(run, hub)) from None
+                raise broken_off(error, "; the model is here as it was", run, hub) from None
         if pushed.cause is None:
             out.data(pushed.url)
         tell_pushed(out, run, pushed, {"run": str(run.path), "changed": pushed.is_changed}, hub)

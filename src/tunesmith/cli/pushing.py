@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tunesmith.cli.output import Output
-from tunesmith.cli.signals import ended_by
-from tunesmith.errors import ConfigError, PendingError, RunStopped
-from tunesmith.runs.folder import RunFolder
+from tunesmith.cli.signals import Terminated, ended_by
+from tunesmith.errors import ConfigError, PendingError, RunStopped, TunesmithError
+from tunesmith.launch.local import STOPPED_PATIENCE_S, was_launched
+from tunesmith.runs.folder import PUSH, RunFolder
 
 if TYPE_CHECKING:
     from tunesmith.config.run_config import Hub, RunConfig
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 # How long a run that stops waits for its last checkpoint to be sent. After a signal the machine goes: Slurm,
 # Kubernetes and HF Jobs kill 30 s after SIGTERM, and the checkpoint took some of them.
 AFTER_SIGNAL_S, OTHERWISE_S = 12.0, 300.0
+# Of several processes the first is waited for so much less than launch/local.py would wait for it.
+OTHER_PROCESSES_S = 60.0
 
 
 @contextmanager
@@ -54,8 +57,11 @@ def sent_along(run: RunFolder, config: RunConfig, listener: Listener) -> Iterato
     finally:
         try:
             is_sent = sender.close(within_s)
-        except KeyboardInterrupt:  # enough waited
+        except KeyboardInterrupt as error:
             is_sent = sender.close(0.0)
+            if not within_s:  # the run is done, and nothing else ends it
+                run.mark_pending(PUSH, True)
+                raise broken_off(error, f"; {run.path} is done here", run) from None
         if not is_sent and within_s:
             listener(
                 Notice(
@@ -70,7 +76,7 @@ def _time_left_s(run: RunFolder, config: RunConfig, error: BaseException) -> flo
     deadline = deadline_of(config.max_minutes, os.environ)
     left_s = math.inf if deadline is None else max(1.0, deadline - time.time())
     if run.record.get("stopped_by") == "deadline":  # the run stopped early enough for it
-        return left_s
+        return min(left_s, STOPPED_PATIENCE_S - OTHER_PROCESSES_S) if was_launched() else left_s
     signalled = isinstance(error, KeyboardInterrupt) or run.record.get("stopped_by") in ("SIGTERM", "SIGINT")
     limit_s = AFTER_SIGNAL_S if signalled or not isinstance(error, RunStopped) else OTHERWISE_S
     return min(left_s, limit_s)
@@ -86,20 +92,27 @@ def pushed_at_end(
     """
     if hub.repo_id is None or not run.writes:
         return None
-    from tunesmith.publish.causes import Cause
-    from tunesmith.publish.hub import repository_url
-    from tunesmith.publish.push import PUSH, Pushed, push_run
-    from tunesmith.train.events import Phase
-
-    listener(Phase(f"pushing the model to {hub.repo_id}"))
+    run.mark_pending(PUSH, True)
     try:
+        from tunesmith.publish.causes import Cause
+        from tunesmith.publish.hub import repository_url
+        from tunesmith.publish.push import Pushed, push_run
+        from tunesmith.train.events import Phase
+
+        listener(Phase(f"pushing the model to {hub.repo_id}"))
         return push_run(run, hub, ends=hub.every == "save", sender=sender.sender if sender else None)
     except ConfigError as error:  # it changed while the run trained
-        run.mark_pending(PUSH, True)
         cause = Cause(error.message, passes=False, fix=error.fix)
         return Pushed(repository_url(hub.repo_id), False, tuple(run.pending()), cause)
     except KeyboardInterrupt as error:
-        raise ended_by(error, f" while {run.path} was pushed; it is done here", again(run)) from None
+        raise broken_off(error, f" while {run.path} was pushed; it is done here", run) from None
+
+
+def broken_off(error: KeyboardInterrupt, what: str, run: RunFolder, hub: Hub | None = None) -> TunesmithError:
+    """The end of a push by Ctrl-C, or by SIGTERM: the run is done, so that nothing is to be resumed."""
+    if isinstance(error, Terminated):
+        return PendingError(f"SIGTERM received{what}", where=str(run.path), fix=again(run, hub))
+    return ended_by(error, what, again(run, hub))
 
 
 def again(run: RunFolder, hub: Hub | None = None) -> str:

@@ -15,6 +15,7 @@ from tunesmith.cli.training import placed
 from tunesmith.config.loading import LoadedConfig
 from tunesmith.errors import PendingError, RunFolderError
 from tunesmith.launch.local import was_launched
+from tunesmith.runs.checkpoints import newest_unaltered
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.lock import held
 
@@ -49,12 +50,12 @@ def brought_here(
     hub = loaded.config.hub
     if hub.repo_id is None or was_launched():
         return run
-    here = run.newest_checkpoint() if run else None
+    here = newest_unaltered(run.checkpoints_path) if run else None
     with placed(loaded.provenance), libraries_logged():
         found, cause = _asked(out, hub, dry_run=dry_run, is_needed=here is None and hub.every == "save")
         if cause is not None:
             out.say(f"note: {cause.said}; the Hub is asked again later", style="yellow")
-        if found is None or (run and here and not _is_further(found, run, here[1])):
+        if found is None or (run and here and not _is_further(found, run, here.step)):
             return run
         return _taken_from(out, found, loaded, terms, path, run, dry_run=dry_run)
 

@@ -13,6 +13,7 @@ from tunesmith.cli.output import Output
 from tunesmith.cli.pushing import tell_pushed
 from tunesmith.cli.signals import Terminated, ended_by, raising
 from tunesmith.errors import DiskSpaceError, RunInterrupted, RunStopped, TunesmithError
+from tunesmith.runs.checkpoints import numbered
 from tunesmith.runs.fingerprint import model_fingerprint
 from tunesmith.runs.folder import RunFolder, refuse_taken
 from tunesmith.runs.lock import held
@@ -70,8 +71,11 @@ def recorded(run: RunFolder, *, keep: bool = False) -> Iterator[None]:
         if run.record["status"] == "done":
             # The model is saved: what failed came after the training.
             raise
-        began = run.read_metrics() and not isinstance(error, DiskSpaceError)
-        if run.newest_checkpoint() is None and not began and not keep:
+        # By names: a disk that fails may hide for a moment what is whole.
+        began = numbered(run.checkpoints_path) or (
+            run.read_metrics() and not isinstance(error, DiskSpaceError)
+        )
+        if not began and not keep:
             run.discard()
             if isinstance(error, KeyboardInterrupt):
                 raise ended_by(error, " before training began; nothing was written") from None

@@ -129,18 +129,23 @@ def _passed_on(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int | None, bool]:
     """Wait until all have ended; the rank of the first that failed, and whether others had to be ended."""
-    failed, deadline, waited = None, 0.0, False
+    failed, since, waited = None, 0.0, False
     while None in [each.poll() for each in processes]:
+        first_works = processes[0].poll() is None
         if failed is None:
-            failed = _first_failed(processes)
-            has_stopped = failed is not None and processes[failed].returncode in _STOPPED
-            deadline = time.monotonic() + (STOPPED_PATIENCE_S if has_stopped else PATIENCE_S)
-        elif time.monotonic() > deadline:
+            failed, since = _first_failed(processes), time.monotonic()
+        elif time.monotonic() - since > _patience_s(processes[failed].returncode, first_works):
             waited = True
             for each in processes:
                 each.kill()
         time.sleep(_TICK_S)
+        if first_works and processes[0].poll() is not None:
+            since = time.monotonic()
     return (_first_failed(processes) if failed is None else failed), waited
+
+
+def _patience_s(code: int, first_works: bool) -> float:
+    return STOPPED_PATIENCE_S if code in _STOPPED and first_works else PATIENCE_S
 
 
 def _first_failed(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:

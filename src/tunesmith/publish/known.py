@@ -61,8 +61,14 @@ def _is_telling(value: str) -> bool:
     if len(value) < MIN_LENGTH or len(set(value)) < 5:
         return False
     word = value.isalpha() and len(value) < 20 and (value.islower() or value.isupper() or value.istitle())
-    path = value.startswith(("/", "~", "./")) and Path(value).expanduser().exists()
-    return not (word or path or (value.isdigit() and len(value) < 12))
+    return not (word or _is_path(value) or (value.isdigit() and len(value) < 12))
+
+
+def _is_path(value: str) -> bool:
+    try:
+        return value.startswith(("/", "~", "./")) and Path(value).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # a name too long, nobody's home
+        return False
 
 
 def _hugging_face_logins() -> list[str]:

@@ -18,12 +18,11 @@ from tunesmith.publish.outbound import refuse_secrets
 from tunesmith.publish.patience import upload_limit_s, within
 from tunesmith.publish.remote import Sender, send
 from tunesmith.publish.staging import STAGE, clean_model, put_aside, put_run_aside
-from tunesmith.runs.folder import RunFolder
+from tunesmith.runs.folder import CHECKPOINT, PUSH, RunFolder
 
 MAIN = "main"
 # Before the second and the third attempt; a Hub that asks for more than the longest has to be asked later.
 _WAITS_S, _LONGEST_WAIT_S = (5.0, 30.0), 300.0
-PUSH, CHECKPOINT = "push", "checkpoint"
 _CARD = "README.md"
 # Another push may have left more shards there, or an adapter where now a whole model is.
 _WEIGHTS = re.compile(r"[^/]+\.safetensors(?:\.index\.json)?|adapter_config\.json")

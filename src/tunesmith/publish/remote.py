@@ -32,20 +32,16 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)/[^\0]+")
 
 @dataclass(frozen=True)
 class Sender:
-    """Who sends a run: its id, and a name for the process. `was_here` once the branch bears that name.
-
-    `follows` is the name of the process whose checkpoints this one went on from.
-    """
+    """Who sends a run: its id, and a name for the process. `was_here` once the branch bears that name."""
 
     run_id: str
     process: str
-    follows: str | None = None
     was_here: bool = False
 
     @classmethod
     def of(cls, run: RunFolder) -> Sender:
         """This process, as the sender of a run that it goes on with."""
-        return cls(str(run.record.get("id")), secrets.token_hex(8), run.record.get("sent_by"))
+        return cls(str(run.record.get("id")), secrets.token_hex(8))
 
 
 @dataclass(frozen=True)
@@ -104,6 +100,8 @@ def refuse_others(
 ) -> None:
     """Make sure that a checkpoint of `step` may go to the branch, whose newest is that of the step `there`.
 
+    A process that went on from an earlier step than lies there would have later ones removed.
+
     Raises:
         HubError: it holds another run, or another process went on with this one.
     """
@@ -111,10 +109,10 @@ def refuse_others(
         return
     if record.get("id") != sender.run_id:
         raise other_run(repo_id, record)
-    is_known = record.get("sent_by") in (sender.process, sender.follows)
+    is_known = record.get("sent_by") == sender.process
     if there is not None and there > step and not sender.was_here and not is_known:
         raise HubError(
-            f"{repo_id} holds this run up to step {there}, from another machine: step {step} isn't sent",
+            f"{repo_id} holds this run up to step {there}: step {step} isn't sent",
             where=repo_id,
             fix="stop this run and give its command again: it goes on from there",
         )

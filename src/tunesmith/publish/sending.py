@@ -24,13 +24,15 @@ def main() -> None:
     """Read what to send, send it, and tell how that went."""
     for number in (signal.SIGINT, signal.SIGTERM):  # Slurm sends them to every process of a job
         signal.signal(number, signal.SIG_IGN)
+    # What a library prints is no answer.
+    answers, sys.stdout = sys.stdout, sys.stderr
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(5)
     answer = json.dumps(answered(request))
-    sys.stdout.write(answer + "\n")
-    sys.stdout.flush()
+    answers.write(answer + "\n")
+    answers.flush()
 
 
 def answered(request: dict[str, Any]) -> dict[str, Any]:

@@ -162,7 +162,7 @@ class Uploader:
         began = time.monotonic()
         try:
             answer = self._asked(self._request(job))
-        except OSError as error:  # no process, no log, no room: told as any other failure
+        except (OSError, ValueError, TypeError, LookupError) as error:  # no process, no room, no answer
             answer = _broken_off(first_line(error))
         if answer["cause"] is None:
             self.longest_s = max(self.longest_s, time.monotonic() - began)
@@ -198,7 +198,7 @@ class Uploader:
         try:
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()  # it stays open: its end tells that this process is gone
-            answer = process.stdout.readline()
+            answer = next((line for line in process.stdout if line.startswith('{"cause"')), "")
         except OSError:  # it ended before it read
             answer = ""
         limit.cancel()

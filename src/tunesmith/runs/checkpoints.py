@@ -67,7 +67,7 @@ def commit(temporary: Path, step: int) -> Path:
 
 def entry_of(path: Path) -> dict[str, Any]:
     """What a manifest tells of a file, which is made to last."""
-    with path.open("rb") as file:
+    with path.open("rb+") as file:  # Windows makes nothing last that is open for reading alone
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
         return {"size": os.fstat(file.fileno()).st_size, "sha256": digest}
@@ -86,6 +86,11 @@ def numbered(folder: Path) -> list[Checkpoint]:
 def newest(folder: Path) -> Checkpoint | None:
     """The newest checkpoint whose files have the sizes that its manifest tells; their content isn't read."""
     return next((each for each in reversed(numbered(folder)) if fault_of(each, deep=False) is None), None)
+
+
+def newest_unaltered(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is what was written, byte by byte; nothing is set aside."""
+    return next((each for each in reversed(numbered(folder)) if fault_of(each) is None), None)
 
 
 def best_step(checkpoint: Path) -> int | None:

@@ -26,6 +26,8 @@ from tunesmith.runs.files import append_json_line, read_json_lines, write_json_w
 
 RUN_SCHEMA = "tunesmith-run/1"
 RUNS_ROOT = Path("runs")
+# What may be left to send: the model, the last checkpoint.
+PUSH, CHECKPOINT = "push", "checkpoint"
 # What says that a process works in the folder (runs/lock.py).
 LOCK = ".lock"
 # What is being fetched into a run's folder, before it is there.

@@ -15,6 +15,7 @@ from tunesmith.runs.folder import RunFolder
 from tunesmith.train.model import Sizes
 
 GIB = 2**30
+_IS_FULL = "the disk is full"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Disks that break, that were mounted anew, network file systems whose server is gone.
 _FAILING = frozenset({errno.EIO, errno.EROFS, errno.ESTALE})
@@ -52,8 +53,8 @@ def disk_errors_said(run: RunFolder) -> Iterator[None]:
     """Turn the many errors of a full or failing disk into one; half a checkpoint is removed.
 
     Raises:
-        RunStopped: a whole checkpoint is there to go on from.
-        DiskSpaceError: there is none.
+        RunStopped: the run can go on, from a checkpoint or from its start.
+        DiskSpaceError: the disk is full, and there is no checkpoint.
     """
     try:
         yield
@@ -66,7 +67,8 @@ def disk_errors_said(run: RunFolder) -> Iterator[None]:
         what, remedy = trouble
         remove_torn(run)
         newest = run.newest_checkpoint()
-        if newest is None:
+        # By names: a disk that fails may hide for a moment what is whole.
+        if what == _IS_FULL and not checkpoints.numbered(run.checkpoints_path):
             raise DiskSpaceError(
                 f"{what} and no checkpoint could be written",
                 where=str(run.path),
@@ -74,9 +76,10 @@ def disk_errors_said(run: RunFolder) -> Iterator[None]:
             ) from error
         command = f"tunesmith resume {run.path}"
         with suppress(OSError):
-            run.update(status="stopped", step=newest[1], stopped_by="disk", resume=command)
+            run.update(status="stopped", step=newest[1] if newest else 0, stopped_by="disk", resume=command)
+        there = f"checkpoint at step {newest[1]} is whole" if newest else "no checkpoint can be read"
         raise RunStopped(
-            f"{what}; checkpoint at step {newest[1]} is whole; {remedy} first",
+            f"{what}; {there}; {remedy} first",
             where=str(run.path),
             fix=command,
         ) from error
@@ -87,7 +90,7 @@ def trouble_with_disk(error: BaseException | None) -> tuple[str, str] | None:
     while error is not None:
         number, said = getattr(error, "errno", None), str(error)
         if number in _FULL or any(text in said for text in _FULL_TEXTS):
-            return "the disk is full", "free some space"
+            return _IS_FULL, "free some space"
         if number in _FAILING or any(text in said for text in _FAILING_TEXTS):
             why = getattr(error, "strerror", None) or first_words(error)
             return f"the disk can't be written ({why})", "make sure that it works"

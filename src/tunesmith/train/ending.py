@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -124,7 +124,8 @@ def stopped(
     step = newest[1] if newest else 0
     kept = f"checkpoint at step {step} is written" if newest else "there is no checkpoint yet"
     resume = f"tunesmith resume {run.path}"
-    run.update(status="stopped", step=step, stopped_by=stopped_by, resume=resume)
+    with suppress(OSError):  # a full disk: the run then reads as killed, and can be resumed as well
+        run.update(status="stopped", step=step, stopped_by=stopped_by, resume=resume)
     said = f"{why}; {kept}" + (f". {advice}" if advice else "")
     return kind(said, where=str(run.path), fix=resume)
 
