@@ -101,7 +101,9 @@ def test_a_second_ctrl_c_stops_at_once(place: Path, tiny_model: Path):
     assert not (RUN / "model").exists()
 
 
-@pytest.mark.parametrize("phase", ["checking the configuration", "loading the model"])
+@pytest.mark.parametrize(
+    "phase", ["checking the configuration", pytest.param("loading the model", marks=pytest.mark.slow)]
+)
 def test_ctrl_c_while_starting_leaves_no_run_that_looks_done(place: Path, tiny_model: Path, phase: str):
     child = start_child(place, *arguments(tiny_model, RUN))
     wait_for(lambda: phase in (place / "stderr.txt").read_text(), child)

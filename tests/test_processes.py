@@ -81,6 +81,7 @@ def test_a_signal_stops_all_after_the_same_step_and_the_run_goes_on(
     assert (RUN / "model").exists()
 
 
+@pytest.mark.slow
 def test_when_the_command_is_killed_its_processes_end_too(place: Path, tiny_model: Path):
     child = start_child(place, *arguments(tiny_model, RUN, 2, 5000))
     wait_for(lambda: 3 in rows_of(RUN), child)

@@ -250,7 +250,7 @@ def test_shards_add_up_to_the_whole(tmp_path):
     adds_up()
 
 
-@pytest.mark.parametrize("size", [1, 700])
+@pytest.mark.parametrize("size", [1, pytest.param(700, marks=pytest.mark.slow)])
 def test_the_size_of_chunks_makes_no_difference(size, tmp_path, monkeypatch):
     for number, case in enumerate(CASES[:: 8 if size > 1 else 25]):
         if case.name == "a very large answer":
