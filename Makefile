@@ -34,7 +34,7 @@ test: venv  ## the quick tests, offline
 	$(PYTEST) -m "not slow and not sweep" -n 2 --dist loadfile
 
 test-all: venv  ## every test that needs no GPU, the real demos and the extras included
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev,rewards,reasoning-gym]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev,gguf,rewards,reasoning-gym]'
 	$(PYTEST) -m "not sweep"
 
 test-faults: venv  ## every fault of docs/faults.md: kills, signals and full disks at every write (about 20 minutes)

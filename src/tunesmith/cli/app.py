@@ -27,6 +27,7 @@ VERBS: dict[str, str] = {
     "resume": "Go on with a run that stopped.",
     "runs": "List the runs here, or remove one.",
     "show": "Show a run: status, results, and where every setting came from.",
+    "export": "Write a model for llama.cpp, Ollama or vLLM, and prove it.",
     "publish": "Put a run's model on the Hub, private unless asked.",
     "dashboard": "Open the local Trackio dashboard.",
     "doctor": "What this machine has, what is missing, and how to get it.",

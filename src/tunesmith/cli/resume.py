@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tunesmith.cli.going_on import DriftFlag, TakeOverFlag, go_on, read_config, taken, terms
+from tunesmith.cli.going_on import DriftFlag, TakeOverFlag, go_on, taken, terms
 from tunesmith.cli.output import DebugFlag, JsonFlag, verb
 from tunesmith.cli.remote_run import brought_here
 from tunesmith.config.loading import LoadedConfig
@@ -32,5 +32,5 @@ def resume(
         again = f"tunesmith resume {run.path}"
         on = terms(allow_drift, take_over, again=again, otherwise="start a new run with tunesmith train")
         with taken(run, on):  # a run that somebody works on, or that is done, is told as such first
-            loaded = LoadedConfig(read_config(run), run.record.get("provenance") or {})
+            loaded = LoadedConfig(run.config(), run.record.get("provenance") or {})
         go_on(out, brought_here(out, loaded, on, run, run.path) or run, loaded, on)

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from tunesmith import __version__
+from tunesmith.config.run_config import RunConfig
 from tunesmith.errors import RunFolderError
 from tunesmith.runs import checkpoints
 from tunesmith.runs.files import append_json_line, read_json_lines, write_json_whole
@@ -130,6 +131,22 @@ class RunFolder:
             self.record |= changes | {"updated_at": _now()}
             if self.writes:
                 write_json_whole(self.path / "run.json", self.record)
+
+    def config(self) -> RunConfig:
+        """The configuration that the run began with.
+
+        Raises:
+            RunFolderError: this version of Tunesmith can't read it.
+        """
+        try:
+            return RunConfig.model_validate(self.record.get("config"))
+        except ValueError as error:
+            raise RunFolderError(
+                f"{self.path / 'run.json'} holds no configuration that this Tunesmith can use: "
+                + "; ".join(str(error).splitlines()[1:3]),
+                where=str(self.path),
+                fix=f"it was written by Tunesmith {self.record.get('tunesmith')}; take that version",
+            ) from None
 
     def pending(self) -> list[str]:
         """What is to be sent and isn't there yet: push (the model), checkpoint."""

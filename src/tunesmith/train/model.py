@@ -174,11 +174,11 @@ def _load_options(config: RunConfig, choice: Choice) -> dict[str, Any]:
     options: dict[str, Any] = {"dtype": sixteen_bit if frozen_base else torch.float32}
     if config.tuning == "qlora":
         place = {"": torch.cuda.current_device()}
-        options |= {"quantization_config": _four_bit(options["dtype"]), "device_map": place}
+        options |= {"quantization_config": four_bit_config(options["dtype"]), "device_map": place}
     return options | (config.trl.get("model_init_kwargs") or {})
 
 
-def _four_bit(compute_dtype: Any) -> Any:
+def four_bit_config(compute_dtype: Any) -> Any:
     """NormalFloat4 with quantised constants, as the QLoRA paper (arXiv 2305.14314) has it."""
     from transformers import BitsAndBytesConfig
 

@@ -31,11 +31,19 @@ def origin_of(config: RunConfig, run: RunFolder | None = None) -> Origin:
         return Origin(config.model, config.model_revision, config.model)
     if run is not None and run.base_path.is_dir():
         return Origin(str(run.base_path), None, str(run.base_path))
-    earlier = RunFolder.open(Path(config.init_from))
+    return origin_of_run(RunFolder.open(Path(config.init_from)), where="init_from")
+
+
+def origin_of_run(earlier: RunFolder, where: str = "RUN") -> Origin:
+    """What a run made, as the start of another or to be exported; `where` was it named.
+
+    Raises:
+        RunFolderError: the run isn't done, or made a reward model.
+    """
     if earlier.status() != "done":
         raise RunFolderError(
             f"{earlier.path} is {earlier.status()}: it has no model to start from yet",
-            where="init_from",
+            where=where,
             fix=f"tunesmith resume {earlier.path}, and then go on",
         )
     model = str(earlier.model_path.resolve())
@@ -43,7 +51,7 @@ def origin_of(config: RunConfig, run: RunFolder | None = None) -> Origin:
     if before.get("method") == "reward":
         raise RunFolderError(
             f"{earlier.path} is a reward model: it gives a number, and can't answer",
-            where="init_from",
+            where=where,
             fix="start from a run of another method",
         )
     four_bit = before["tuning"] == "qlora"

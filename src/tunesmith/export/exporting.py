@@ -1,0 +1,279 @@
+"""One export: merge, convert, quantise and verify, each file there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tunesmith.errors import ConfigError, ModelError
+from tunesmith.export import converter
+from tunesmith.export.llama_cpp import FTYPES
+from tunesmith.export.merge import merge, stored_dtype
+from tunesmith.export.reference import Reference, reference_of
+from tunesmith.export.samples import samples_of
+from tunesmith.export.trained import Trained
+from tunesmith.export.verify import Verified, ask_llama_cpp, verify_gguf, verify_merged
+
+MERGED, GGUF, ADAPTER, GGUF_LORA = "merged", "gguf", "adapter", "gguf-lora"
+FORMATS = (MERGED, GGUF, ADAPTER, GGUF_LORA)
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to export; `kinds` are llama.cpp's names of precisions, the largest first."""
+
+    formats: tuple[str, ...]
+    kinds: tuple[str, ...] = ("F16",)
+    verify: bool = True
+    imatrix: str | None = None
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file or folder that was exported; `verified` is None where nothing was compared."""
+
+    path: Path
+    format: str
+    quantization: str | None
+    size_bytes: int
+    verified: bool | None
+    checks: dict[str, Any]
+    failures: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """As export.json and `--json` have it."""
+        return {**vars(self), "path": str(self.path), "failures": list(self.failures)}
+
+
+def checked_kinds(named: Sequence[str]) -> tuple[str, ...]:
+    """The precisions that a person named, as llama.cpp writes them, in the order of their sizes.
+
+    Raises:
+        ConfigError: llama.cpp has none of that name.
+    """
+    upper = [each.strip().upper() for each in named if each.strip()]
+    unknown = [each for each in upper if each not in FTYPES]
+    if unknown:
+        raise ConfigError(
+            f"there is no quantization {unknown[0]}",
+            where="--quantize",
+            fix=f"take some of {', '.join(FTYPES)}",
+        )
+    return tuple(dict.fromkeys(upper))
+
+
+def export(trained: Trained, wanted: Wanted, folder: Path, say: Say) -> list[ExportedFile]:
+    """Write what is wanted into `folder` and compare it with the trained model.
+
+    Raises:
+        ConfigError: the format can't be had of this model.
+        ModelError: it can't be loaded, merged, converted or quantised.
+        DownloadError: a tool or a model can't be fetched.
+    """
+    _refuse_impossible(trained, wanted)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = trained.load_tokenizer()
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
+        work = _Work(trained, wanted, folder, Path(scratch), tokenizer, say)
+        return work.run()
+
+
+class _Work:
+    """The steps of one export, and what they share."""
+
+    def __init__(
+        self, trained: Trained, wanted: Wanted, folder: Path, scratch: Path, tokenizer: Any, say: Say
+    ) -> None:
+        self.trained, self.wanted = trained, wanted
+        self.folder, self.scratch = folder, scratch
+        self.tokenizer, self.say = tokenizer, say
+        self.threads = _free_cores()
+        self._reference: Reference | None = None
+
+    def run(self) -> list[ExportedFile]:
+        files: list[ExportedFile] = []
+        if ADAPTER in self.wanted.formats:
+            files.append(self._adapter())
+        if GGUF_LORA in self.wanted.formats:
+            files.append(self._gguf_lora())
+        if {MERGED, GGUF} & set(self.wanted.formats):
+            model, merged = self._model()
+            files += [merged] if MERGED in self.wanted.formats else []
+            if GGUF in self.wanted.formats:
+                files += self._gguf(model, merged)
+        return files
+
+    @property
+    def reference(self) -> Reference | None:
+        """What the trained model predicts, read when it is first asked for."""
+        if self.wanted.verify and self._reference is None:
+            base, _ = self.trained.fetch()
+            samples = samples_of(self.trained, self.tokenizer, _vocabulary_size(base))
+            self.say(f"reading {samples.source} with the trained model in fp32, to compare")
+            self._reference = reference_of(
+                self.trained, self.tokenizer, samples, self.scratch / "reference.npy"
+            )
+        return self._reference
+
+    def _model(self) -> tuple[Path, ExportedFile]:
+        """The folder to convert from, and what was found of it."""
+        reference = self.reference
+        if self.trained.adapter is None and MERGED not in self.wanted.formats:
+            whole, _ = self.trained.fetch()
+            return whole, _entry(whole, MERGED, None, None)
+        with _written(self.folder if MERGED in self.wanted.formats else self.scratch, "merged") as target:
+            dtype = merge(self.trained, target, self.say)
+        path = (self.folder if MERGED in self.wanted.formats else self.scratch) / "merged"
+        verified = verify_merged(path, dtype, reference) if reference else None
+        return path, _entry(path, MERGED, dtype, verified)
+
+    def _gguf(self, model: Path, merged: ExportedFile) -> list[ExportedFile]:
+        first = next((each for each in self.wanted.kinds if each in ("F32", "BF16")), "F16")
+        with _written(self.folder if first in self.wanted.kinds else self.scratch, self._name(first)) as made:
+            self.say(f"converting to {first}")
+            base, _ = self.trained.fetch()
+            readable = converter.readable_by_converter(model, self.tokenizer, base, self.scratch / "readable")
+            converter.convert(readable, made, first, name=self.trained.name)
+        source = (self.folder if first in self.wanted.kinds else self.scratch) / self._name(first)
+        begins = self._verified(source, first, model, "merged to GGUF")
+        files = [self._gguf_entry(source, first, begins, merged)] if first in self.wanted.kinds else []
+        for kind in self.wanted.kinds:
+            if kind != first:
+                files.append(self._quantized(source, kind, first, begins, merged))
+        return files
+
+    def _quantized(
+        self, source: Path, kind: str, first: str, begins: Verified | None, merged: ExportedFile
+    ) -> ExportedFile:
+        with _written(self.folder, self._name(kind)) as made:
+            self.say(f"quantising to {kind}")
+            reply = ask_llama_cpp(
+                {
+                    "do": "quantize", "source": str(source), "target": str(made), "kind": kind,
+                    "threads": self.threads, "imatrix": None,
+                }
+            )  # fmt: skip
+            if "error" in reply:
+                raise ModelError(
+                    f"{source.name} can't be quantised to {kind}: {reply['error']}",
+                    where=str(source),
+                    fix="take another quantization: --quantize Q8_0",
+                )
+        path = self.folder / self._name(kind)
+        verified = self._verified(path, kind, source, f"{first} to {kind}")
+        if verified and begins and not begins.passed:
+            verified.failures = [*begins.failures, *verified.failures]
+        return self._gguf_entry(path, kind, verified, merged)
+
+    def _verified(self, path: Path, kind: str, made_from: Path, stage: str) -> Verified | None:
+        if self.reference is None:
+            return None
+        self.say(f"comparing {path.name} with the trained model")
+        return verify_gguf(
+            path, kind, self.reference, self.tokenizer,
+            made_from=made_from, stage=stage, threads=self.threads,
+        )  # fmt: skip
+
+    def _gguf_entry(
+        self, path: Path, kind: str, verified: Verified | None, merged: ExportedFile
+    ) -> ExportedFile:
+        if verified and merged.failures:  # what was merged wrong isn't mended by a conversion
+            verified.failures = [*merged.failures, *verified.failures]
+        return _entry(path, GGUF, kind, verified)
+
+    def _adapter(self) -> ExportedFile:
+        _, adapter = self.trained.fetch()
+        assert adapter is not None
+        with _written(self.folder, "adapter") as target:
+            shutil.copytree(adapter, target)
+            self.tokenizer.save_pretrained(target)
+        return _entry(self.folder / "adapter", ADAPTER, None, None)
+
+    def _gguf_lora(self) -> ExportedFile:
+        base, adapter = self.trained.fetch()
+        assert adapter is not None
+        name = f"{self.trained.name}-lora-F16.gguf"
+        with _written(self.folder, name) as made:
+            self.say("converting the adapter")
+            converter.convert_adapter(adapter, base, made)
+        return _entry(self.folder / name, GGUF_LORA, "F16", None)
+
+    def _name(self, kind: str) -> str:
+        return f"{self.trained.name}-{kind}.gguf"
+
+
+@contextmanager
+def _written(folder: Path, name: str) -> Iterator[Path]:
+    """A path to write to, which becomes `name` in `folder` once all of it is there."""
+    target = folder / name
+    temporary = folder / f".{name}.{os.getpid()}"
+    try:
+        yield temporary
+        if target.is_dir():
+            shutil.rmtree(target)
+        temporary.replace(target)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _free_cores() -> int:
+    """How many threads llama.cpp gets: they wait for each other, and far longer where others work too."""
+    cores = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, cores - round(psutil.getloadavg()[0]))
+
+
+def _entry(path: Path, kind: str, quantization: str | None, verified: Verified | None) -> ExportedFile:
+    parts = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    return ExportedFile(
+        path, kind, quantization, sum(each.stat().st_size for each in parts),
+        None if verified is None else verified.passed,
+        {} if verified is None else verified.checks,
+        () if verified is None else tuple(verified.failures),
+    )  # fmt: skip
+
+
+def _refuse_impossible(trained: Trained, wanted: Wanted) -> None:
+    only_adapters = {ADAPTER, GGUF_LORA} & set(wanted.formats)
+    if only_adapters and trained.adapter is None:
+        raise ConfigError(
+            f"{trained.name} has no adapter: every weight was trained",
+            where=f"--format {min(only_adapters)}",
+            fix="take --format merged or gguf",
+        )
+    if GGUF in wanted.formats:
+        base, _ = trained.fetch()
+        reason = converter.why_not(_architecture(base), trained.load_tokenizer())
+        if reason:
+            raise ModelError(
+                f"{trained.name} can't be written as GGUF: {reason}",
+                where=str(base),
+                fix="take --format merged, which vLLM, SGLang and transformers read",
+            )
+        stored_dtype(base)
+
+
+def _architecture(base: Path) -> str | None:
+    from transformers import PretrainedConfig
+
+    found, _ = PretrainedConfig.get_config_dict(base)
+    return (found.get("architectures") or [None])[0]
+
+
+def _vocabulary_size(base: Path) -> int:
+    from transformers import PretrainedConfig
+
+    found, _ = PretrainedConfig.get_config_dict(base)
+    return int(found.get("vocab_size") or (found.get("text_config") or {}).get("vocab_size") or 32_000)
