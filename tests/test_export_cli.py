@@ -87,6 +87,23 @@ def test_what_was_exported_stays_where_an_export_fails(place, monkeypatch):
     assert (RUN / "export" / "merged" / "model.safetensors").read_bytes() == before
 
 
+def test_a_run_whose_data_are_gone_is_compared_on_other_texts(place):
+    data = Path("chats.jsonl")
+    data.rename("elsewhere.jsonl")
+    try:
+        ran = tunesmith("export", RUN, "--format", "merged", "--json")
+    finally:
+        Path("elsewhere.jsonl").rename(data)
+    assert ran.code == 0, ran.err
+    assert ran.document["verified"] is True
+    assert "texts that Tunesmith brings (the run's data can't be read: " in ran.err
+
+
+def test_figures_that_are_no_numbers_are_null_in_json():
+    broken = ExportedFile(Path("x.gguf"), GGUF, "Q8_0", 5, False, {"mean_divergence": float("inf")})
+    assert broken.as_dict()["checks"] == {"mean_divergence": None}
+
+
 def test_without_verification_nothing_is_said_to_be_verified(place):
     ran = tunesmith("export", RUN, "--format", "merged", "--no-verify", "--json")
     assert ran.code == 0, ran.err

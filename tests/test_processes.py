@@ -114,6 +114,12 @@ def test_one_that_fails_alone_ends_the_others_and_is_told_with_what_it_said(monk
     assert ended_as.said == "no room on this GPU"
 
 
+def test_one_that_hangs_when_the_first_is_done_is_ended_and_nothing_failed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tunesmith.launch.local.PATIENCE_S", 0.5)
+    ended_as = run_python("if rank == '1': time.sleep(600)")
+    assert (ended_as.code, ended_as.failed) == (0, None)
+
+
 def test_when_the_first_has_stopped_the_others_are_not_waited_for_long(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("tunesmith.launch.local.PATIENCE_S", 0.5)
     ended_as = run_python("if rank == '0': sys.exit(4)\ntime.sleep(600)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -52,7 +53,11 @@ class ExportedFile:
 
     def as_dict(self) -> dict[str, Any]:
         """As export.json and `--json` have it."""
-        return {**vars(self), "path": str(self.path), "failures": list(self.failures)}
+        checks = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in self.checks.items()
+        }
+        return {**vars(self), "path": str(self.path), "checks": checks, "failures": list(self.failures)}
 
 
 def checked_kinds(named: Sequence[str]) -> tuple[str, ...]:

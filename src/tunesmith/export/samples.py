@@ -8,6 +8,7 @@ from typing import Any
 
 from tunesmith.data.prepare import prepare_data
 from tunesmith.data.tokens import IGNORED_LABEL
+from tunesmith.errors import DataError, DownloadError
 from tunesmith.export.trained import Trained
 
 MAX_ROWS, MAX_LENGTH, MAX_PROMPTS = 48, 512, 16
@@ -64,8 +65,12 @@ class Samples:
 
 def samples_of(trained: Trained, tokenizer: Any, vocab_size: int) -> Samples:
     """Rows that the run held out, else some that it was trained on, else texts that are kept here."""
-    found = None if trained.run is None else _of_run(trained, tokenizer)
-    rows, source = found or (_texts_kept_here(tokenizer), "texts that Tunesmith brings")
+    found, source = None, "texts that Tunesmith brings"
+    try:
+        found = None if trained.run is None else _of_run(trained, tokenizer)
+    except (DataError, DownloadError) as error:  # the model is whole without them
+        source += f" (the run's data can't be read: {error.message})"
+    rows, source = found or (_texts_kept_here(tokenizer), source)
     rows = _within(rows, _MAX_REFERENCE_BYTES // (4 * vocab_size))
     prompts = [row.ids[: row.first + 1] for row in rows if row.first > 0][:MAX_PROMPTS]
     if not prompts:

@@ -129,19 +129,21 @@ def _passed_on(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> tuple[int | None, bool]:
     """Wait until all have ended; the rank of the first that failed, and whether others had to be ended."""
-    failed, since, waited = None, 0.0, False
+    failed, first_works, since = None, True, time.monotonic()
     while None in [each.poll() for each in processes]:
-        first_works = processes[0].poll() is None
-        if failed is None:
-            failed, since = _first_failed(processes), time.monotonic()
-        elif time.monotonic() - since > _patience_s(processes[failed].returncode, first_works):
-            waited = True
+        if first_works and processes[0].poll() is not None:
+            first_works, since = False, time.monotonic()
+        if failed is None and (failed := _first_failed(processes)) is not None:
+            since = time.monotonic()
+        # Where the first one is done without a fault, others hang while they end: gloo does so now and then.
+        patience_s = PATIENCE_S if failed is None else _patience_s(processes[failed].returncode, first_works)
+        if time.monotonic() - since > patience_s and not (failed is None and first_works):
             for each in processes:
                 each.kill()
+                each.wait()
+            return failed, failed is not None
         time.sleep(_TICK_S)
-        if first_works and processes[0].poll() is not None:
-            since = time.monotonic()
-    return (_first_failed(processes) if failed is None else failed), waited
+    return (_first_failed(processes) if failed is None else failed), False
 
 
 def _patience_s(code: int, first_works: bool) -> float:
