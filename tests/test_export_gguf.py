@@ -88,9 +88,9 @@ class Bench:
     def __init__(self, folder: Path, smollm: Path) -> None:
         self.model = write_model("llama", smollm, folder / "model")
         self.trained = trained_elsewhere(str(self.model), None)
-        self.tokenizer = self.trained.load_tokenizer()
-        samples = samples_of(self.trained, self.tokenizer, len(self.tokenizer))
-        self.reference = reference_of(self.trained, self.tokenizer, samples, folder / "reference.npy")
+        self.tokenizer = self.trained.tokenizer
+        samples = samples_of(self.trained, len(self.tokenizer))
+        self.reference = reference_of(self.trained, samples, folder / "reference.npy")
         self.f16, self.q8 = folder / "F16.gguf", folder / "Q8_0.gguf"
         converter.convert(self.model, self.f16, "F16", name="bench")
         made = ask_llama_cpp(

@@ -39,7 +39,7 @@ def in_precision(model, folder, dtype):
 
 
 def reference_for(trained, tmp_path):
-    return reference_of(trained, trained.load_tokenizer(), SAMPLES, tmp_path / "reference.npy")
+    return reference_of(trained, SAMPLES, tmp_path / "reference.npy")
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_f27_an_adapter_on_a_base_of_another_shape_is_named(adapted, tmp_path):
     config.hidden_size, config.head_dim = 64, 16
     with torch.random.fork_rng():
         AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "other")
-    adapted.load_tokenizer().save_pretrained(tmp_path / "other")
+    adapted.tokenizer.save_pretrained(tmp_path / "other")
     with pytest.raises(ModelError, match="doesn't fit the base"):
         merge(trained_elsewhere(str(tmp_path / "other"), str(adapted.adapter)), tmp_path / "merged")
 

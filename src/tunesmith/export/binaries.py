@@ -67,12 +67,6 @@ def library_folder() -> Path:
     return folder
 
 
-def is_fetched() -> bool:
-    """Whether the library lies in the cache, so that no network is needed."""
-    build = _BUILDS.get((sys.platform, platform.machine().lower()))
-    return build is not None and (cache_path() / f"llama.cpp-{build.name}-{VERSION}").is_dir()
-
-
 def _fetch(build: _Build, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:

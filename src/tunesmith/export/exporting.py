@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,23 +88,17 @@ def export(trained: Trained, wanted: Wanted, folder: Path, say: Say) -> list[Exp
     """
     _refuse_impossible(trained, wanted)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = trained.load_tokenizer()
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
-        work = _Work(trained, wanted, folder, Path(scratch), tokenizer, say)
-        return work.run()
+        return _Work(trained, wanted, folder, Path(scratch), say).run()
 
 
 class _Work:
     """The steps of one export, and what they share."""
 
-    def __init__(
-        self, trained: Trained, wanted: Wanted, folder: Path, scratch: Path, tokenizer: Any, say: Say
-    ) -> None:
-        self.trained, self.wanted = trained, wanted
+    def __init__(self, trained: Trained, wanted: Wanted, folder: Path, scratch: Path, say: Say) -> None:
+        self.trained, self.wanted, self.say = trained, wanted, say
         self.folder, self.scratch = folder, scratch
-        self.tokenizer, self.say = tokenizer, say
         self.threads = _free_cores()
-        self._reference: Reference | None = None
 
     def run(self) -> list[ExportedFile]:
         files: list[ExportedFile] = []
@@ -118,38 +113,40 @@ class _Work:
                 files += self._gguf(model, merged)
         return files
 
-    @property
+    @cached_property
     def reference(self) -> Reference | None:
-        """What the trained model predicts, read when it is first asked for."""
-        if self.wanted.verify and self._reference is None:
-            base, _ = self.trained.fetch()
-            samples = samples_of(self.trained, self.tokenizer, _vocabulary_size(base))
-            self.say(f"reading {samples.source} with the trained model in fp32, to compare")
-            self._reference = reference_of(
-                self.trained, self.tokenizer, samples, self.scratch / "reference.npy"
-            )
-        return self._reference
+        """What the trained model predicts, read when first asked for; None where nothing is compared."""
+        if not self.wanted.verify:
+            return None
+        samples = samples_of(self.trained, _vocabulary_size(self.trained.base_path))
+        self.say(f"reading {samples.source} with the trained model in fp32, to compare")
+        return reference_of(self.trained, samples, self.scratch / "reference.npy")
+
+    def _place(self, name: str, *, is_wanted: bool) -> Path:
+        """Where a file or folder goes that is wanted, or only made on the way."""
+        return (self.folder if is_wanted else self.scratch) / name
 
     def _model(self) -> tuple[Path, ExportedFile]:
         """The folder to convert from, and what was found of it."""
         reference = self.reference
         if self.trained.adapter is None and MERGED not in self.wanted.formats:
-            whole, _ = self.trained.fetch()
+            whole = self.trained.base_path
             return whole, _entry(whole, MERGED, None, None)
-        with _written(self.folder if MERGED in self.wanted.formats else self.scratch, "merged") as target:
+        path = self._place("merged", is_wanted=MERGED in self.wanted.formats)
+        with _written(path) as target:
             dtype = merge(self.trained, target, self.say)
-        path = (self.folder if MERGED in self.wanted.formats else self.scratch) / "merged"
         verified = verify_merged(path, dtype, reference) if reference else None
         return path, _entry(path, MERGED, dtype, verified)
 
     def _gguf(self, model: Path, merged: ExportedFile) -> list[ExportedFile]:
         first = next((each for each in self.wanted.kinds if each in ("F32", "BF16")), "F16")
-        with _written(self.folder if first in self.wanted.kinds else self.scratch, self._name(first)) as made:
+        source = self._place(self._name(first), is_wanted=first in self.wanted.kinds)
+        with _written(source) as made:
             self.say(f"converting to {first}")
-            base, _ = self.trained.fetch()
-            readable = converter.readable_by_converter(model, self.tokenizer, base, self.scratch / "readable")
+            readable = converter.readable_by_converter(
+                model, self.trained.tokenizer, self.trained.base_path, self.scratch / "readable"
+            )
             converter.convert(readable, made, first, name=self.trained.name)
-        source = (self.folder if first in self.wanted.kinds else self.scratch) / self._name(first)
         begins = self._verified(source, first, model, "merged to GGUF")
         files = [self._gguf_entry(source, first, begins, merged)] if first in self.wanted.kinds else []
         for kind in self.wanted.kinds:
@@ -160,7 +157,8 @@ class _Work:
     def _quantized(
         self, source: Path, kind: str, first: str, begins: Verified | None, merged: ExportedFile
     ) -> ExportedFile:
-        with _written(self.folder, self._name(kind)) as made:
+        path = self.folder / self._name(kind)
+        with _written(path) as made:
             self.say(f"quantising to {kind}")
             reply = ask_llama_cpp(
                 {
@@ -174,7 +172,6 @@ class _Work:
                     where=str(source),
                     fix="take another quantization: --quantize Q8_0",
                 )
-        path = self.folder / self._name(kind)
         verified = self._verified(path, kind, source, f"{first} to {kind}")
         if verified and begins and not begins.passed:
             verified.failures = [*begins.failures, *verified.failures]
@@ -185,7 +182,7 @@ class _Work:
             return None
         self.say(f"comparing {path.name} with the trained model")
         return verify_gguf(
-            path, kind, self.reference, self.tokenizer,
+            path, kind, self.reference, self.trained.tokenizer,
             made_from=made_from, stage=stage, threads=self.threads,
         )  # fmt: skip
 
@@ -197,31 +194,29 @@ class _Work:
         return _entry(path, GGUF, kind, verified)
 
     def _adapter(self) -> ExportedFile:
-        _, adapter = self.trained.fetch()
-        assert adapter is not None
-        with _written(self.folder, "adapter") as target:
-            shutil.copytree(adapter, target)
-            self.tokenizer.save_pretrained(target)
-        return _entry(self.folder / "adapter", ADAPTER, None, None)
+        assert self.trained.adapter_path is not None
+        path = self.folder / "adapter"
+        with _written(path) as target:
+            shutil.copytree(self.trained.adapter_path, target)
+            self.trained.tokenizer.save_pretrained(target)
+        return _entry(path, ADAPTER, None, None)
 
     def _gguf_lora(self) -> ExportedFile:
-        base, adapter = self.trained.fetch()
-        assert adapter is not None
-        name = f"{self.trained.name}-lora-F16.gguf"
-        with _written(self.folder, name) as made:
+        assert self.trained.adapter_path is not None
+        path = self.folder / f"{self.trained.name}-lora-F16.gguf"
+        with _written(path) as made:
             self.say("converting the adapter")
-            converter.convert_adapter(adapter, base, made)
-        return _entry(self.folder / name, GGUF_LORA, "F16", None)
+            converter.convert_adapter(self.trained.adapter_path, self.trained.base_path, made)
+        return _entry(path, GGUF_LORA, "F16", None)
 
     def _name(self, kind: str) -> str:
         return f"{self.trained.name}-{kind}.gguf"
 
 
 @contextmanager
-def _written(folder: Path, name: str) -> Iterator[Path]:
-    """A path to write to, which becomes `name` in `folder` once all of it is there."""
-    target = folder / name
-    temporary = folder / f".{name}.{os.getpid()}"
+def _written(target: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `target` once all of it is there."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         yield temporary
         if target.is_dir():
@@ -259,8 +254,8 @@ def _refuse_impossible(trained: Trained, wanted: Wanted) -> None:
             fix="take --format merged or gguf",
         )
     if GGUF in wanted.formats:
-        base, _ = trained.fetch()
-        reason = converter.why_not(_architecture(base), trained.load_tokenizer())
+        base = trained.base_path
+        reason = converter.why_not(_architecture(base), trained.tokenizer)
         if reason:
             raise ModelError(
                 f"{trained.name} can't be written as GGUF: {reason}",

@@ -7,7 +7,8 @@ before they are rounded. Here each layer is merged in fp32 and rounded once, to 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,14 @@ def merge(trained: Trained, folder: Path, progress: Callable[[str], None] = lamb
     Raises:
         ModelError: base and adapter don't belong together, or can't be loaded.
     """
-    base, adapter = trained.fetch()
+    base = trained.base_path
     dtype = stored_dtype(base)
-    tokenizer = trained.load_tokenizer()
     progress(f"merging {trained.name} in fp32, kept in {dtype}")
     model = load_base(base, dtype, four_bit=trained.four_bit)
-    if adapter is not None:
-        model = _merged(model, base, adapter)
+    if trained.adapter_path is not None:
+        model = _merged(model, base, trained.adapter_path)
     model.save_pretrained(folder, max_shard_size=SHARD)
-    tokenizer.save_pretrained(folder)
+    trained.tokenizer.save_pretrained(folder)
     keep_generation_config(trained, base, folder)
     return dtype
 
@@ -48,17 +48,10 @@ def load_base(base: Path, dtype: str, *, four_bit: bool = False) -> Any:
         from tunesmith.train.model import four_bit_config
 
         options["quantization_config"] = four_bit_config(torch.float32)
-    try:
+    fix = "pip install 'tunesmith[qlora]'" if four_bit else "check the folder, or fetch it again"
+    with _in_a_sentence(f"the base {base} can't be loaded", base, fix):
         model = AutoModelForCausalLM.from_pretrained(base, use_safetensors=True, **options)
         return model.dequantize() if four_bit else model
-    except (
-        Exception
-    ) as error:  # transformers raises many kinds; each becomes a sentence (test_export_faults.py)
-        raise ModelError(
-            f"the base {base} can't be loaded: {first_words(error)}",
-            where=str(base),
-            fix="pip install 'tunesmith[qlora]'" if four_bit else "check the folder, or fetch it again",
-        ) from error
 
 
 def load_adapted(model: Any, base: Path, adapter: Path) -> Any:
@@ -69,14 +62,9 @@ def load_adapted(model: Any, base: Path, adapter: Path) -> Any:
     """
     from peft import PeftModel
 
-    try:
+    what = f"the adapter {adapter} doesn't fit the base {base}"
+    with _in_a_sentence(what, adapter, "name the base that it was trained on"):
         return PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=True).eval()
-    except Exception as error:  # peft raises many kinds; each becomes a sentence (test_export_faults.py)
-        raise ModelError(
-            f"the adapter {adapter} doesn't fit the base {base}: {first_words(error)}",
-            where=str(adapter),
-            fix="name the base that it was trained on",
-        ) from error
 
 
 def stored_dtype(folder: Path) -> str:
@@ -104,7 +92,7 @@ def stored_dtype(folder: Path) -> str:
 
 def keep_generation_config(trained: Trained, base: Path, folder: Path) -> None:
     """Take over how the trained model generates: the run's own settings, else the base's."""
-    for source in (Path(trained.tokenizer), base):
+    for source in (Path(trained.tokenizer_source), base):
         path = source / "generation_config.json"
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
@@ -116,23 +104,25 @@ def _merged(model: Any, base: Path, adapter: Path) -> Any:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     wrapped = load_adapted(model, base, adapter)
-    try:
+    fix = "its values may be no numbers: train it again, or export --format adapter"
+    with _in_a_sentence(f"the adapter {adapter} can't be merged", adapter, fix), torch.no_grad():
         _untie_adapted(wrapped.get_base_model())
-        with torch.no_grad():
-            for layer in wrapped.modules():
-                if isinstance(layer, BaseTunerLayer):
-                    weights = layer.get_base_layer()
-                    kept = weights.weight.dtype
-                    weights.to(torch.float32)
-                    layer.merge(safe_merge=True)
-                    weights.to(kept)
-            return wrapped.merge_and_unload()  # what is merged already stays as it is
-    except Exception as error:  # peft raises many kinds; each becomes a sentence (test_export_faults.py)
-        raise ModelError(
-            f"the adapter {adapter} can't be merged: {first_words(error)}",
-            where=str(adapter),
-            fix="its values may be no numbers: train it again, or export --format adapter",
-        ) from error
+        for layer in wrapped.modules():
+            if isinstance(layer, BaseTunerLayer):
+                weights = layer.get_base_layer()
+                kept = weights.weight.dtype
+                weights.to(torch.float32)
+                layer.merge(safe_merge=True)
+                weights.to(kept)
+        return wrapped.merge_and_unload()  # what is merged already stays as it is
+
+
+@contextmanager
+def _in_a_sentence(what: str, where: Path, fix: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # transformers and peft raise many kinds (test_export_merge.py)
+        raise ModelError(f"{what}: {first_words(error)}", where=str(where), fix=fix) from error
 
 
 def _untie_adapted(model: Any) -> None:

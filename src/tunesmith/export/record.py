@@ -59,9 +59,10 @@ def modelfile(file: ExportedFile, trained: Trained) -> str:
 
     Ollama reads the chat template from the GGUF file itself.
     """
-    tokenizer = trained.load_tokenizer()
-    lines = [f"FROM ./{file.path.name}", f"PARAMETER stop {json.dumps(tokenizer.eos_token)}"]
-    lines += [f"PARAMETER {name} {value}" for name, value in _sampling(Path(trained.tokenizer)).items()]
+    lines = [f"FROM ./{file.path.name}", f"PARAMETER stop {json.dumps(trained.tokenizer.eos_token)}"]
+    lines += [
+        f"PARAMETER {name} {value}" for name, value in _sampling(Path(trained.tokenizer_source)).items()
+    ]
     return "\n".join([*lines, ""])
 
 

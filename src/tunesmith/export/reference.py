@@ -31,12 +31,11 @@ class Reference:
     num_tokens: int
 
 
-def reference_of(trained: Trained, tokenizer: Any, samples: Samples, path: Path) -> Reference:
+def reference_of(trained: Trained, samples: Samples, path: Path) -> Reference:
     """Run the trained model, its adapter unmerged, over the samples; distributions go to the file `path`."""
-    base, adapter = trained.fetch()
-    model = load_base(base, "float32", four_bit=trained.four_bit)
-    if adapter is not None:
-        model = load_adapted(model, base, adapter)
+    model = load_base(trained.base_path, "float32", four_bit=trained.four_bit)
+    if trained.adapter_path is not None:
+        model = load_adapted(model, trained.base_path, trained.adapter_path)
     model.eval()
     num_tokens = int(model.get_output_embeddings().weight.shape[0])
     count = sum(row.num_positions for row in samples.rows)
@@ -46,7 +45,7 @@ def reference_of(trained: Trained, tokenizer: Any, samples: Samples, path: Path)
         stored[at : at + len(logits)] = log_probabilities(logits)
         at += len(logits)
     stored.flush()
-    ends = end_tokens(model.generation_config.eos_token_id, tokenizer)
+    ends = end_tokens(model.generation_config.eos_token_id, trained.tokenizer)
     answers = [_greedy(model, ids, ends) for ids in samples.prompts]
     return Reference(samples, path, answers, ends, num_tokens)
 

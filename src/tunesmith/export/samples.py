@@ -10,6 +10,7 @@ from tunesmith.data.prepare import prepare_data
 from tunesmith.data.tokens import IGNORED_LABEL
 from tunesmith.errors import DataError, DownloadError
 from tunesmith.export.trained import Trained
+from tunesmith.runs.folder import RunFolder
 
 MAX_ROWS, MAX_LENGTH, MAX_PROMPTS = 48, 512, 16
 # The reference keeps a number for each position and token: half a gigabyte at most.
@@ -63,11 +64,11 @@ class Samples:
     texts: list[str] = field(default_factory=list)
 
 
-def samples_of(trained: Trained, tokenizer: Any, vocab_size: int) -> Samples:
+def samples_of(trained: Trained, vocab_size: int) -> Samples:
     """Rows that the run held out, else some that it was trained on, else texts that are kept here."""
-    found, source = None, "texts that Tunesmith brings"
+    found, source, tokenizer = None, "texts that Tunesmith brings", trained.tokenizer
     try:
-        found = None if trained.run is None else _of_run(trained, tokenizer)
+        found = None if trained.run is None else _of_run(trained.run, tokenizer)
     except (DataError, DownloadError) as error:  # the model is whole without them
         source += f" (the run's data can't be read: {error.message})"
     rows, source = found or (_texts_kept_here(tokenizer), source)
@@ -78,9 +79,8 @@ def samples_of(trained: Trained, tokenizer: Any, vocab_size: int) -> Samples:
     return Samples(rows, prompts, source, [tokenizer.decode(row.ids) for row in rows])
 
 
-def _of_run(trained: Trained, tokenizer: Any) -> tuple[list[Row], str] | None:
-    assert trained.run is not None
-    config = trained.run.config()
+def _of_run(run: RunFolder, tokenizer: Any) -> tuple[list[Row], str] | None:
+    config = run.config()
     if config.kind == "prompts":
         return None
     # What was allowed when the model was trained is allowed now.

@@ -65,7 +65,7 @@ def check_template(verified: Verified, path: Path, reply: dict[str, Any], tokeni
 def _rendered(tokenizer: Any, chat: list[dict[str, str]]) -> str | None:
     try:
         return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
-    except Exception:  # templates refuse roles each in its own way (test_export_template.py)
+    except Exception:  # templates refuse roles each in its own way (test_export_gguf.py)
         return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +23,32 @@ ADAPTER_CONFIG = "adapter_config.json"
 class Trained:
     """A trained model: the base (with an adapter), where its tokenizer lies, and the run that made it.
 
+    `base`, `adapter` and `tokenizer_source` are folders or Hub ids, fetched when they are first needed;
     `four_bit` says that the adapter was trained on the base in NormalFloat4.
     """
 
     name: str
     base: str
     revision: str | None
-    tokenizer: str
+    tokenizer_source: str
     adapter: Path | None = None
     four_bit: bool = False
     run: RunFolder | None = None
 
-    def load_tokenizer(self) -> Any:
+    @cached_property
+    def tokenizer(self) -> Any:
         """Its tokenizer, with its chat template."""
-        return load_tokenizer(RunConfig(model=self.tokenizer, dataset="-"))
+        return load_tokenizer(RunConfig(model=self.tokenizer_source, dataset="-"))
 
-    def fetch(self) -> tuple[Path, Path | None]:
-        """The folders of base and adapter on this machine, fetched from the Hub where they lie there."""
-        adapter = _folder(str(self.adapter), None) if self.adapter else None
-        return _folder(self.base, self.revision), adapter
+    @cached_property
+    def base_path(self) -> Path:
+        """The folder of the base on this machine."""
+        return _folder(self.base, self.revision)
+
+    @cached_property
+    def adapter_path(self) -> Path | None:
+        """The folder of the adapter on this machine."""
+        return _folder(str(self.adapter), None) if self.adapter else None
 
 
 def trained_by(run: RunFolder) -> Trained:
@@ -62,7 +70,7 @@ def trained_by(run: RunFolder) -> Trained:
         name=run.path.name,
         base=origin.model,
         revision=origin.revision,
-        tokenizer=str(run.model_path),
+        tokenizer_source=str(run.model_path),
         adapter=origin.adapter,
         four_bit=origin.was_quantized,
         run=run,
