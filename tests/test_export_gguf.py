@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from export_models import BPE_ARCHITECTURES, write_adapter, write_model, write_sentencepiece
 
+from tunesmith.data.gguf_support import SUPPORT_PATH
 from tunesmith.errors import ModelError
 from tunesmith.export import converter
 from tunesmith.export.exporting import Wanted, export
@@ -79,6 +80,10 @@ def test_f40_an_architecture_or_a_tokenizer_that_is_not_known_is_told_before_any
     assert not (tmp_path / "out").exists()
 
 
+def test_f40_what_is_told_before_training_is_what_the_converter_knows():
+    assert json.loads(SUPPORT_PATH.read_text("utf-8")) == converter.support()
+
+
 # --- planted faults -------------------------------------------------------------------------------------
 
 
@@ -89,7 +94,7 @@ class Bench:
         self.model = write_model("llama", smollm, folder / "model")
         self.trained = trained_elsewhere(str(self.model), None)
         self.tokenizer = self.trained.tokenizer
-        samples = samples_of(self.trained, len(self.tokenizer))
+        samples = samples_of(self.trained)
         self.reference = reference_of(self.trained, samples, folder / "reference.npy")
         self.f16, self.q8 = folder / "F16.gguf", folder / "Q8_0.gguf"
         converter.convert(self.model, self.f16, "F16", name="bench")

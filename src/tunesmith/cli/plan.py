@@ -102,15 +102,21 @@ def plan(
                 return rows_by_hand(loaded.config, num_rows, mean_tokens)
             return rows_of_sample(loaded.config, sample) if sample else rows_of_data(loaded.config)
 
-        show_plan(out, loaded, read_rows, hardware, probe=probe)
+        show_plan(out, loaded, read_rows, hardware, probe=probe, by_hand=num_rows is not None)
 
 
 def show_plan(
-    out: Output, loaded: LoadedConfig, read_rows: Callable[[], RowCounts], hardware: str, *, probe: bool
+    out: Output,
+    loaded: LoadedConfig,
+    read_rows: Callable[[], RowCounts],
+    hardware: str,
+    *,
+    probe: bool,
+    by_hand: bool,
 ) -> None:
     """Plan, show, and exit with 3 where no machine that was asked for will do."""
     from tunesmith.cli.training import placed
-    from tunesmith.train.planning import facts_here
+    from tunesmith.train.planning import facts_here, gguf_note_of
     from tunesmith.train.tuning import tasks_of
 
     others: dict[str, str] = {}
@@ -127,17 +133,21 @@ def show_plan(
             f"the memory of {hardware} isn't known", where="hardware", fix="tunesmith plan --hardware all"
         )
     best = cheapest(outlooks)
+    note = gguf_note_of(best.task, is_tokenised=not by_hand)
+    notes = [note] if note else []
     if len(outlooks) > 1:
         out.table(comparison(outlooks, others))
         out.data("")
-    out.table(facts_table(best))
+    out.table(facts_table(best, notes))
     for line in verdict(outlooks, best):
         out.data(line)
     if job := job_flags(best):
         out.data(f"\n{job}")
     if prices:
         out.say(prices)
-    out.document("refused" if best.faults else "done", **document(best, outlooks, others), prices=prices)
+    out.document(
+        "refused" if best.faults else "done", **document(best, outlooks, others, notes), prices=prices
+    )
     if best.faults:
         raise typer.Exit(EXIT_REFUSED)
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _WORTH_SAYING = 0.01
 
 
-def document(best: Outlook, outlooks: Sequence[Outlook], others: Mapping[str, str]) -> dict[str, Any]:
+def document(
+    best: Outlook, outlooks: Sequence[Outlook], others: Mapping[str, str], notes: Sequence[str] = ()
+) -> dict[str, Any]:
     """The keys of `--json`: the plan to follow, and of several machines a line each; `others` can't do it."""
     task = best.task
     found = {
@@ -34,6 +36,7 @@ def document(best: Outlook, outlooks: Sequence[Outlook], others: Mapping[str, st
         **best.plan.as_dict(),
         "faults": list(best.faults),
         "changes": list(best.changes),
+        "notes": list(notes),
     }
     if len(outlooks) > 1:
         found["machines"] = [
@@ -52,7 +55,7 @@ def document(best: Outlook, outlooks: Sequence[Outlook], others: Mapping[str, st
     return found
 
 
-def facts_table(found: Outlook) -> Table:
+def facts_table(found: Outlook, notes: Sequence[str] = ()) -> Table:
     """One machine's plan, a line a subject."""
     task, plan = found.task, found.plan
     config, rows = task.config, task.rows
@@ -76,6 +79,8 @@ def facts_table(found: Outlook) -> Table:
     for name, text in facts.items():
         if text:
             table.add_row(name, escape(text))
+    for note in notes:
+        table.add_row("note", escape(note), style="yellow")
     return table
 
 

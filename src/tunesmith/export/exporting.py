@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from tunesmith.data.gguf_support import why_no_gguf
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.export import converter
 from tunesmith.export.llama_cpp import FTYPES
@@ -118,7 +119,7 @@ class _Work:
         """What the trained model predicts, read when first asked for; None where nothing is compared."""
         if not self.wanted.verify:
             return None
-        samples = samples_of(self.trained, _vocabulary_size(self.trained.base_path))
+        samples = samples_of(self.trained)
         self.say(f"reading {samples.source} with the trained model in fp32, to compare")
         return reference_of(self.trained, samples, self.scratch / "reference.npy")
 
@@ -253,9 +254,10 @@ def _refuse_impossible(trained: Trained, wanted: Wanted) -> None:
             where=f"--format {min(only_adapters)}",
             fix="take --format merged or gguf",
         )
-    if GGUF in wanted.formats:
+    if {GGUF, GGUF_LORA} & set(wanted.formats):
         base = trained.base_path
-        reason = converter.why_not(_architecture(base), trained.tokenizer)
+        # A file with an adapter alone holds no tokenizer.
+        reason = why_no_gguf(trained.architectures, trained.tokenizer if GGUF in wanted.formats else None)
         if reason:
             raise ModelError(
                 f"{trained.name} can't be written as GGUF: {reason}",
@@ -263,17 +265,3 @@ def _refuse_impossible(trained: Trained, wanted: Wanted) -> None:
                 fix="take --format merged, which vLLM, SGLang and transformers read",
             )
         stored_dtype(base)
-
-
-def _architecture(base: Path) -> str | None:
-    from transformers import PretrainedConfig
-
-    found, _ = PretrainedConfig.get_config_dict(base)
-    return (found.get("architectures") or [None])[0]
-
-
-def _vocabulary_size(base: Path) -> int:
-    from transformers import PretrainedConfig
-
-    found, _ = PretrainedConfig.get_config_dict(base)
-    return int(found.get("vocab_size") or (found.get("text_config") or {}).get("vocab_size") or 32_000)

@@ -64,7 +64,7 @@ class Samples:
     texts: list[str] = field(default_factory=list)
 
 
-def samples_of(trained: Trained, vocab_size: int) -> Samples:
+def samples_of(trained: Trained) -> Samples:
     """Rows that the run held out, else some that it was trained on, else texts that are kept here."""
     found, source, tokenizer = None, "texts that Tunesmith brings", trained.tokenizer
     try:
@@ -72,7 +72,7 @@ def samples_of(trained: Trained, vocab_size: int) -> Samples:
     except (DataError, DownloadError) as error:  # the model is whole without them
         source += f" (the run's data can't be read: {error.message})"
     rows, source = found or (_texts_kept_here(tokenizer), source)
-    rows = _within(rows, _MAX_REFERENCE_BYTES // (4 * vocab_size))
+    rows = _within(rows, _MAX_REFERENCE_BYTES // (4 * trained.vocab_size))
     prompts = [row.ids[: row.first + 1] for row in rows if row.first > 0][:MAX_PROMPTS]
     if not prompts:
         prompts = [row.ids[: max(1, len(row.ids) // 2)] for row in rows[:MAX_PROMPTS]]

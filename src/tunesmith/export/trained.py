@@ -10,7 +10,7 @@ from typing import Any
 
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.model_files import check_model_files, refuse_pickles
-from tunesmith.data.tokenizer import load_tokenizer, model_sentence
+from tunesmith.data.tokenizer import load_tokenizer, model_sentence, vocabulary_size
 from tunesmith.errors import ConfigError, ModelError, RunFolderError
 from tunesmith.runs.fingerprint import model_fingerprint
 from tunesmith.runs.folder import RunFolder
@@ -44,6 +44,19 @@ class Trained:
     def base_path(self) -> Path:
         """The folder of the base on this machine."""
         return _folder(self.base, self.revision)
+
+    @cached_property
+    def architectures(self) -> list[str]:
+        """The base's classes in transformers; empty where its configuration names none."""
+        from transformers import PretrainedConfig
+
+        found, _ = PretrainedConfig.get_config_dict(self.base_path)
+        return list(found.get("architectures") or [])
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """How many tokens there are, by the base's configuration, else by the tokenizer."""
+        return vocabulary_size(RunConfig(model=str(self.base_path), dataset="-")) or len(self.tokenizer)
 
     @cached_property
     def adapter_path(self) -> Path | None:

@@ -60,7 +60,8 @@ _EXPERT_SIZE = ("moe_intermediate_size", "expert_ffn_hidden_size", "intermediate
 class Base:
     """The base model. `stored_bytes` are those of its weight files; None where they can't be known.
 
-    `source` says in words what the numbers are from, and what in them isn't the family's own.
+    `source` says in words what the numbers are from, and what in them isn't the family's own; `classes` are
+    the model's in transformers, as its configuration names them.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Base:
     parameters: Parameters
     stored_bytes: int | None
     source: str
+    classes: tuple[str, ...] = ()
 
 
 class _Stored(NamedTuple):
@@ -105,9 +107,9 @@ def read_base(model: str, revision: str | None = None, *, trust_remote_code: boo
         request = {"name": name, "path": str(config_path), "revision": revision}
         counted = _count_in_child(request | {"trust_remote_code": trust_remote_code}, error)
         base = base_of(model, counted["config"], counted["num_params"], counted["num_linear_params"])
-        return replace(base, stored_bytes=stored.num_bytes)
+        return replace(base, stored_bytes=stored.num_bytes, classes=_classes(config))
     parameters, source = _held_against(architecture, stored.tensors)
-    return Base(model, architecture, parameters, stored.num_bytes, source)
+    return Base(model, architecture, parameters, stored.num_bytes, source, _classes(config))
 
 
 def base_of(name: str, config: Mapping[str, Any], num_params: int, num_linear_params: int) -> Base:
@@ -134,6 +136,11 @@ def base_of(name: str, config: Mapping[str, Any], num_params: int, num_linear_pa
     if numbers < 0:
         return _as_llama(name, config, num_params, num_linear_params)
     return Base(name, architecture, replace(counted, **{kind: numbers}), None, BUILT)
+
+
+def _classes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    named = config.get("architectures")
+    return tuple(map(str, named)) if isinstance(named, list) else ()
 
 
 def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tunesmith.config.run_config import RunConfig
+from tunesmith.data.gguf_support import gguf_note
 from tunesmith.errors import ConfigError, DataError, MissingPackageError
 from tunesmith.plan.base import AS_LLAMA, Base, read_base
 from tunesmith.plan.calibration import constant
@@ -76,6 +77,22 @@ def task_of(config: RunConfig, rows: RowCounts) -> Task:
         base = replace(base, parameters=replace(base.parameters, head=head))
     num_lora = _num_lora_params(config, method, base)
     return Task(config, method, base, num_lora, rows, method.num_teacher_params(config))
+
+
+def gguf_note_of(task: Task, *, is_tokenised: bool) -> str | None:
+    """Why no GGUF file could be made of what is trained; None where it can, or nothing is known of it.
+
+    The tokenizer is looked at where the rows were tokenised: without them nothing has to be loaded.
+    """
+    if task.method.head_rows is not None:
+        return None
+    tokenizer = None
+    if is_tokenised:
+        from tunesmith.data.tokenizer import load_tokenizer
+
+        origin = origin_of(task.config)
+        tokenizer = load_tokenizer(task.config, origin.tokenizer, origin.revision)
+    return gguf_note(task.base.classes, tokenizer)
 
 
 def retuned(task: Task, config: RunConfig) -> Task:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.config.defaults import logging_steps
 from tunesmith.config.run_config import RunConfig
 from tunesmith.data.chat_templates import put_in_chat_template
+from tunesmith.data.gguf_support import gguf_note
 from tunesmith.data.prepare import PreparedData, prepare_data
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import ConfigError
@@ -109,11 +111,9 @@ def set_up(
     config = _with_logging_steps(config, num_steps)
     build_trl_config(config_class, trl_arguments(method, config, choice, data.report, None))
     refuse_full_disk(config, sizes)
-    if origin.was_quantized:
-        data.report.notes.append(
-            f"{config.init_from} was trained on a base in 4 bit: merged into the full one it answers "
-            "a little differently"
-        )
+    data.report.notes += _notes_on_base(
+        config, method, origin, gguf_note(model_config.architectures, tokenizer)
+    )
     notes = method.notes(config, has_template=has_template, report=data.report) + data.report.notes
     if template_note and set(data.report.formats.values()) != {"text"}:
         notes.insert(0, template_note)
@@ -131,6 +131,18 @@ def set_up(
         num_steps,
         tuple(notes),
     )
+
+
+def _notes_on_base(
+    config: RunConfig, method: MethodTrainer, origin: Origin, no_gguf: str | None
+) -> Iterator[str]:
+    if no_gguf and method.head_rows is None:
+        yield no_gguf
+    if origin.was_quantized:
+        yield (
+            f"{config.init_from} was trained on a base in 4 bit: merged into the full one it answers "
+            "a little differently"
+        )
 
 
 def _task(config: RunConfig, method: MethodTrainer, sizes: Sizes, data: PreparedData) -> Task:
