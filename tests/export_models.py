@@ -20,7 +20,9 @@ def write_model(architecture: str, tokenizer_from: Path, folder: Path, *, dtype:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)
-    more = {"head_dim": 64} if architecture in ("qwen3", "gemma") else {}
+    more = {"head_dim": 64} if architecture in ("qwen3", "qwen3_moe", "gemma") else {}
+    if architecture == "qwen3_moe":
+        more |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
     config = AutoConfig.for_model(
         architecture, vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,

@@ -131,6 +131,8 @@ def test_f27_a_base_that_has_other_weights_by_now_is_refused(place):
         ((RUN, "--format", ""), "no format is named"),
         ((RUN, "--quantize", "Q4_K_XL"), "there is no quantization Q4_K_XL"),
         ((RUN, "--quantize", ","), "no quantization is named"),
+        ((RUN, "--quantize", "F16", "--imatrix", "chats.jsonl"), "of use to quantised GGUF files only"),
+        ((RUN, "--format", "merged", "--imatrix", "chats.jsonl"), "of use to quantised GGUF files only"),
         (("runs/full", "--format", "adapter"), "full has no adapter: every weight was trained"),
         (("nowhere/at/all",), "there is no run, folder or Hub model nowhere/at/all"),
         (("base", "--adapter", "nothing/here/it"), "there is no run, folder or Hub model nothing/here/it"),
@@ -142,6 +144,15 @@ def test_wrong_input_is_a_sentence(place, arguments, said):
     assert said in ran.err
     assert "next: " in ran.err
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(("more", "word"), [((), "compared in fp32"), (("--no-verify",), "merged")])
+def test_a_model_that_has_no_room_in_memory_is_refused_before_it_is_loaded(place, monkeypatch, more, word):
+    monkeypatch.setattr("tunesmith.export.exporting.available_bytes", lambda: 1000)
+    ran = tunesmith("export", RUN, "--format", "merged", "--out", "no-room", *more)
+    assert ran.code == 2
+    assert f"GiB of memory to be {word}, and 0.0 GiB are free" in ran.err
+    assert not Path("no-room").exists()
 
 
 def test_only_a_run_that_is_done_is_exported(place):

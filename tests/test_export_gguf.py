@@ -16,11 +16,12 @@ from export_models import BPE_ARCHITECTURES, write_adapter, write_model, write_s
 from tunesmith.data.gguf_support import SUPPORT_PATH
 from tunesmith.errors import ModelError
 from tunesmith.export import converter
+from tunesmith.export.asking import quantize
 from tunesmith.export.exporting import Wanted, export
 from tunesmith.export.reference import reference_of
 from tunesmith.export.samples import samples_of
 from tunesmith.export.trained import trained_elsewhere
-from tunesmith.export.verify import ask_llama_cpp, verify_gguf
+from tunesmith.export.verify import verify_gguf
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -98,11 +99,7 @@ class Bench:
         self.reference = reference_of(self.trained, samples, folder / "reference.npy")
         self.f16, self.q8 = folder / "F16.gguf", folder / "Q8_0.gguf"
         converter.convert(self.model, self.f16, "F16", name="bench")
-        made = ask_llama_cpp(
-            {"do": "quantize", "source": str(self.f16), "target": str(self.q8), "kind": "Q8_0", "threads": 1,
-             "imatrix": None}
-        )  # fmt: skip
-        assert made == {}
+        quantize(self.f16, self.q8, "Q8_0", threads=1)
 
     def check(self, path: Path, kind: str, made_from: Path) -> list[str]:
         stage = "merged to GGUF" if kind == "F16" else "F16 to Q8_0"

@@ -36,6 +36,10 @@ def export(
     quantize: Annotated[
         str, typer.Option(metavar="KINDS", help="Of gguf: F16, Q8_0, Q5_K_M, Q4_K_M ..., with commas.")
     ] = "Q4_K_M",
+    imatrix: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Dataset or .txt file that tells which weights matter most."),
+    ] = None,
     adapter: Annotated[
         str | None, typer.Option(help="LoRA adapter to merge into a model that is no run.")
     ] = None,
@@ -53,7 +57,7 @@ def export(
     with verb("export", as_json, debug) as command, ExitStack() as stack:
         from tunesmith.export.record import write_record
 
-        wanted = _wanted(formats, quantize, verify=verify)
+        wanted = _wanted(formats, quantize, imatrix, verify=verify)
         run = _run(model, adapter)
         log = stack.enter_context(libraries_logged())
         if run is not None:
@@ -72,8 +76,8 @@ def export(
             raise typer.Exit(EXIT_UNVERIFIED)
 
 
-def _wanted(formats: str, quantize: str, *, verify: bool) -> Wanted:
-    from tunesmith.export.exporting import FORMATS, Wanted, checked_kinds
+def _wanted(formats: str, quantize: str, imatrix: str | None, *, verify: bool) -> Wanted:
+    from tunesmith.export.exporting import FORMATS, GGUF, UNQUANTIZED, Wanted, checked_kinds
 
     named = tuple(dict.fromkeys(each.strip() for each in formats.split(",") if each.strip()))
     unknown = [each for each in named if each not in FORMATS]
@@ -86,7 +90,13 @@ def _wanted(formats: str, quantize: str, *, verify: bool) -> Wanted:
     kinds = checked_kinds(quantize.split(","))
     if not kinds:
         raise ConfigError("no quantization is named", where="--quantize", fix="--quantize Q4_K_M,Q8_0")
-    return Wanted(named, kinds, verify)
+    if imatrix is not None and (GGUF not in named or not set(kinds) - UNQUANTIZED):
+        raise ConfigError(
+            "an importance matrix is of use to quantised GGUF files only",
+            where="--imatrix",
+            fix="add --quantize Q4_K_M, or leave it out",
+        )
+    return Wanted(named, kinds, verify, imatrix)
 
 
 def _run(model: str, adapter: str | None) -> RunFolder | None:

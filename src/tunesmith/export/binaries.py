@@ -20,9 +20,11 @@ from typing import NamedTuple
 from tunesmith.data.registry import cache_path
 from tunesmith.errors import DownloadError, MissingPackageError
 
-VERSION = "3.22.1"
-# The release of ggml-org/llama.cpp that this version was built from (bins/*/_nlcBuildMetadata.json).
-LLAMA_CPP = "v0.5.0"
+VERSION = "3.21.1"
+# The release of ggml-org/llama.cpp that this version was built from (bins/*/_nlcBuildMetadata.json): the
+# newest version that there is for all six kinds of machine.
+LLAMA_CPP = "v0.4.0"
+SUFFIXES = (".so", ".dylib", ".dll")
 _TIMEOUT_S = 60
 _MOST_BYTES = 64 << 20
 
@@ -38,11 +40,27 @@ class _Build(NamedTuple):
 _BUILDS = {
     ("linux", "x86_64"): _Build(
         "linux-x64",
-        "5uCCDNqWCNfaAm8aR/Uzxbo4HBpKgNF91kCHPepKhgMgV2OAmatoefbOlMihsqCiH2Od35E/eUHQCFbfRBJuOg==",
+        "Totj6RTDMGo3FoK2yNUaz/oGmZD0olAqTrRluFUWmu0kW2i9TOzHSW0OWCAiGkzRCVX0WsU2CyUQo/W2NYtdPA==",
     ),
     ("linux", "aarch64"): _Build(
         "linux-arm64",
-        "W+7naKCXX9/eEjjFmRS8vvx91QyLXDbeFxexZc3bh/PtQABZgmRL3C0AtYYXn4YGTj/3Qor4lWZn2tpjZFPLdQ==",
+        "eI3anSEGzJiwF2rpMpZVTdHzw47LztbvfvuRzlu/fPO18ROnBOd+75RPUBlV6qENPpmNtbov85+3VODwEwBurg==",
+    ),
+    ("darwin", "arm64"): _Build(
+        "mac-arm64-metal",
+        "6MIDAZV7DXD9R1+jEXWJkFuolni3GATGE6mmuyFYc6ZmtOh9djAy15df0T0AXK3sCmVKL+fQcOAWZezxx4MvQQ==",
+    ),
+    ("darwin", "x86_64"): _Build(
+        "mac-x64",
+        "Q4nyNmbcNiKygBZQZjX+qLk2w3YzoiFpLWsxNURQN7xjyUi2p2rWxjRa7Otg0FrjGf/ri4aQ+X3Uj5Y0zD06eg==",
+    ),
+    ("win32", "amd64"): _Build(
+        "win-x64",
+        "JcIpCnra7bAd7JNWA8ehdn2DIRaTMuj+fBC8bw+5rKSNzszWFbuj2XA05c5QHovonDMBLN1ePXE/hcfZtzXoUQ==",
+    ),
+    ("win32", "arm64"): _Build(
+        "win-arm64",
+        "/UDR7Y0B8iKfc/tqxBmWkcgRdZQ9Wrkwod7fYl4J6iZXcTIj286RkHvZSED7VMY67TrcUXVvxJVMNFtmjeYnDg==",
     ),
 }
 
@@ -59,7 +77,7 @@ def library_folder() -> Path:
         raise MissingPackageError(
             f"there is no pinned build of llama.cpp for {sys.platform} on {platform.machine()}",
             where="export",
-            fix="export on Linux; --quantize F16 --no-verify needs none of it",
+            fix="take --format merged, or --quantize F16 --no-verify, which need none of it",
         )
     folder = cache_path() / f"llama.cpp-{build.name}-{VERSION}"
     if not folder.is_dir():
@@ -77,7 +95,7 @@ def _fetch(build: _Build, folder: Path) -> None:
         with tarfile.open(tarball) as archive:
             for entry in archive:
                 name = Path(entry.name).name
-                if entry.isfile() and ".so" in name and (source := archive.extractfile(entry)):
+                if name.endswith(SUFFIXES) and entry.isfile() and (source := archive.extractfile(entry)):
                     (unpacked / name).write_bytes(source.read())
         try:
             unpacked.rename(folder)

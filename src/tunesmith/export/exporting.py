@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,32 @@ import psutil
 from tunesmith.data.gguf_support import why_no_gguf
 from tunesmith.errors import ConfigError, ModelError
 from tunesmith.export import converter
+from tunesmith.export.asking import measure_importance, quantize
+from tunesmith.export.calibration import calibration_rows
 from tunesmith.export.llama_cpp import FTYPES
 from tunesmith.export.merge import merge, stored_dtype
 from tunesmith.export.reference import Reference, reference_of
 from tunesmith.export.samples import samples_of
 from tunesmith.export.trained import Trained
-from tunesmith.export.verify import Verified, ask_llama_cpp, verify_gguf, verify_merged
+from tunesmith.export.verify import Verified, verify_gguf, verify_merged
+from tunesmith.plan.parameters import stored_parameters
+from tunesmith.train.host_memory import available_bytes
 
 MERGED, GGUF, ADAPTER, GGUF_LORA = "merged", "gguf", "adapter", "gguf-lora"
 FORMATS = (MERGED, GGUF, ADAPTER, GGUF_LORA)
+UNQUANTIZED = {"F32", "F16", "BF16"}
 Say = Callable[[str], None]
+# How much more than its weights a model takes while it is read or merged (benchmarks/RESULTS.md).
+_SLACK = 1.3
+_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to export; `kinds` are llama.cpp's names of precisions, the largest first."""
+    """What to export; `kinds` are llama.cpp's names of precisions, the largest first.
+
+    `imatrix` names the data that tell which weights matter.
+    """
 
     formats: tuple[str, ...]
     kinds: tuple[str, ...] = ("F16",)
@@ -52,6 +63,7 @@ class ExportedFile:
     verified: bool | None
     checks: dict[str, Any]
     failures: tuple[str, ...] = ()
+    imatrix: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As export.json and `--json` have it."""
@@ -84,21 +96,32 @@ def export(trained: Trained, wanted: Wanted, folder: Path, say: Say) -> list[Exp
 
     Raises:
         ConfigError: the format can't be had of this model.
-        ModelError: it can't be loaded, merged, converted or quantised.
+        ModelError: it can't be loaded, merged, converted or quantised, or has no room in memory.
+        DataError: the data for an importance matrix can't be read.
         DownloadError: a tool or a model can't be fetched.
     """
     _refuse_impossible(trained, wanted)
+    _refuse_without_room(trained, wanted)
+    calibration = calibration_rows(trained, wanted.imatrix) if wanted.imatrix else None
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
-        return _Work(trained, wanted, folder, Path(scratch), say).run()
+        return _Work(trained, wanted, folder, Path(scratch), calibration, say).run()
 
 
 class _Work:
     """The steps of one export, and what they share."""
 
-    def __init__(self, trained: Trained, wanted: Wanted, folder: Path, scratch: Path, say: Say) -> None:
+    def __init__(
+        self,
+        trained: Trained,
+        wanted: Wanted,
+        folder: Path,
+        scratch: Path,
+        calibration: list[list[int]] | None,
+        say: Say,
+    ) -> None:
         self.trained, self.wanted, self.say = trained, wanted, say
-        self.folder, self.scratch = folder, scratch
+        self.folder, self.scratch, self.calibration = folder, scratch, calibration
         self.threads = _free_cores()
 
     def run(self) -> list[ExportedFile]:
@@ -148,51 +171,43 @@ class _Work:
                 model, self.trained.tokenizer, self.trained.base_path, self.scratch / "readable"
             )
             converter.convert(readable, made, first, name=self.trained.name)
-        begins = self._verified(source, first, model, "merged to GGUF")
-        files = [self._gguf_entry(source, first, begins, merged)] if first in self.wanted.kinds else []
-        for kind in self.wanted.kinds:
-            if kind != first:
-                files.append(self._quantized(source, kind, first, begins, merged))
-        return files
+        verified = self._verified(source, first, made_from=model, stage="merged to GGUF")
+        begins = _entry(source, GGUF, first, verified, merged.failures)
+        smaller = [kind for kind in self.wanted.kinds if kind != first]
+        imatrix = self._importance(source) if smaller else None
+        files = [begins] if first in self.wanted.kinds else []
+        return files + [self._quantized(begins, kind, imatrix) for kind in smaller]
 
-    def _quantized(
-        self, source: Path, kind: str, first: str, begins: Verified | None, merged: ExportedFile
-    ) -> ExportedFile:
+    def _importance(self, source: Path) -> Path | None:
+        """The importance matrix that llama.cpp makes of the texts."""
+        if self.calibration is None:
+            return None
+        count = sum(map(len, self.calibration))
+        self.say(f"reading {count:,} tokens of {self.wanted.imatrix} for the importance matrix")
+        made = self.scratch / "imatrix.npz"
+        measure_importance(source, self.calibration, made, threads=self.threads)
+        return made
+
+    def _quantized(self, source: ExportedFile, kind: str, imatrix: Path | None) -> ExportedFile:
         path = self.folder / self._name(kind)
         with _written(path) as made:
             self.say(f"quantising to {kind}")
-            reply = ask_llama_cpp(
-                {
-                    "do": "quantize", "source": str(source), "target": str(made), "kind": kind,
-                    "threads": self.threads, "imatrix": None,
-                }
-            )  # fmt: skip
-            if "error" in reply:
-                raise ModelError(
-                    f"{source.name} can't be quantised to {kind}: {reply['error']}",
-                    where=str(source),
-                    fix="take another quantization: --quantize Q8_0",
-                )
-        verified = self._verified(path, kind, source, f"{first} to {kind}")
-        if verified and begins and not begins.passed:
-            verified.failures = [*begins.failures, *verified.failures]
-        return self._gguf_entry(path, kind, verified, merged)
+            quantize(source.path, made, kind, threads=self.threads, imatrix=imatrix)
+        stage = f"{source.quantization} to {kind}"
+        verified = self._verified(path, kind, made_from=source.path, stage=stage, imatrix=imatrix)
+        entry = _entry(path, GGUF, kind, verified, source.failures)
+        return replace(entry, imatrix=self.wanted.imatrix)
 
-    def _verified(self, path: Path, kind: str, made_from: Path, stage: str) -> Verified | None:
+    def _verified(
+        self, path: Path, kind: str, *, made_from: Path, stage: str, imatrix: Path | None = None
+    ) -> Verified | None:
         if self.reference is None:
             return None
         self.say(f"comparing {path.name} with the trained model")
         return verify_gguf(
             path, kind, self.reference, self.trained.tokenizer,
-            made_from=made_from, stage=stage, threads=self.threads,
+            made_from=made_from, stage=stage, threads=self.threads, imatrix=imatrix,
         )  # fmt: skip
-
-    def _gguf_entry(
-        self, path: Path, kind: str, verified: Verified | None, merged: ExportedFile
-    ) -> ExportedFile:
-        if verified and merged.failures:  # what was merged wrong isn't mended by a conversion
-            verified.failures = [*merged.failures, *verified.failures]
-        return _entry(path, GGUF, kind, verified)
 
     def _adapter(self) -> ExportedFile:
         assert self.trained.adapter_path is not None
@@ -236,14 +251,16 @@ def _free_cores() -> int:
     return max(1, cores - round(psutil.getloadavg()[0]))
 
 
-def _entry(path: Path, kind: str, quantization: str | None, verified: Verified | None) -> ExportedFile:
+def _entry(
+    path: Path, kind: str, quantization: str | None, verified: Verified | None, before: Sequence[str] = ()
+) -> ExportedFile:
+    """What is told of a file; what went wrong `before` isn't mended by what came after."""
     parts = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
-    return ExportedFile(
-        path, kind, quantization, sum(each.stat().st_size for each in parts),
-        None if verified is None else verified.passed,
-        {} if verified is None else verified.checks,
-        () if verified is None else tuple(verified.failures),
-    )  # fmt: skip
+    size = sum(each.stat().st_size for each in parts)
+    if verified is None:
+        return ExportedFile(path, kind, quantization, size, None, {})
+    failures = (*before, *verified.failures)
+    return ExportedFile(path, kind, quantization, size, not failures, verified.checks, failures)
 
 
 def _refuse_impossible(trained: Trained, wanted: Wanted) -> None:
@@ -265,3 +282,20 @@ def _refuse_impossible(trained: Trained, wanted: Wanted) -> None:
                 fix="take --format merged, which vLLM, SGLang and transformers read",
             )
         stored_dtype(base)
+
+
+def _refuse_without_room(trained: Trained, wanted: Wanted) -> None:
+    """A comparison holds the model in fp32, a merge in its own precision; both a little more."""
+    numbers = stored_parameters(trained.base_path) or {}
+    stored = sum(count * _BYTES.get(dtype, 4) for dtype, count in numbers.items())
+    needed = _SLACK * (4 * sum(numbers.values()) if wanted.verify else stored)
+    free = available_bytes()
+    if needed <= free:
+        return
+    without = _SLACK * stored <= free and wanted.verify
+    raise ModelError(
+        f"{trained.name} needs about {needed / 2**30:.1f} GiB of memory to be "
+        f"{'compared in fp32' if wanted.verify else 'merged'}, and {free / 2**30:.1f} GiB are free",
+        where=str(trained.base_path),
+        fix="export on a machine with more memory" + (", or add --no-verify" if without else ""),
+    )

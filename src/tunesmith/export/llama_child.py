@@ -16,28 +16,50 @@ import numpy as np
 
 from tunesmith.errors import ModelError
 from tunesmith.export.divergence import Compared, compared
+from tunesmith.export.importance import Importance
 from tunesmith.export.llama_cpp import GgufModel, Library, LlamaCppError
 from tunesmith.export.tensor_check import tensors_not_quantized
 
 
 def quantize(library: Library, request: dict[str, Any]) -> dict[str, Any]:
     """Write a copy of a GGUF file in another precision."""
-    weights = None
-    if request["imatrix"]:
-        with np.load(request["imatrix"]) as stored:
-            weights = {name: np.ascontiguousarray(stored[name], np.float32) for name in stored.files}
     source, target = Path(request["source"]), Path(request["target"])
-    library.quantize(source, target, request["kind"], request["threads"], weights)
+    library.quantize(source, target, request["kind"], request["threads"], _importance(request))
     return {}
+
+
+def importance(library: Library, request: dict[str, Any]) -> dict[str, Any]:
+    """Read rows of token ids, and write how much each column matters to the .npz file `imatrix`."""
+    rows = request["rows"]
+    model = GgufModel(library, Path(request["model"]))
+    try:
+        heard = Importance(library)
+        model.open(max(map(len, rows)), request["threads"], heard.callback)
+        for ids in rows:
+            model.read(ids)
+        matrices = heard.matrices()
+    finally:
+        model.close()
+    np.savez(request["imatrix"], **matrices)
+    return {"num_matrices": len(matrices)}
 
 
 def differing(library: Library, request: dict[str, Any]) -> dict[str, Any]:
     """Names of tensors of a quantised file that aren't what ggml makes of the file that it was made from."""
 
-    def quantized(values: np.ndarray, kind: Any) -> bytes | None:
-        return library.quantized(values, int(kind))
+    weights = _importance(request) or {}
+
+    def quantized(name: str, values: np.ndarray, kind: Any) -> bytes | None:
+        return library.quantized(values, int(kind), weights.get(name))
 
     return {"tensors": tensors_not_quantized(Path(request["source"]), Path(request["target"]), quantized)}
+
+
+def _importance(request: dict[str, Any]) -> dict[str, np.ndarray] | None:
+    if not request["imatrix"]:
+        return None
+    with np.load(request["imatrix"]) as stored:
+        return {name: np.ascontiguousarray(stored[name], np.float32) for name in stored.files}
 
 
 def measure(library: Library, request: dict[str, Any]) -> dict[str, Any]:
@@ -82,6 +104,9 @@ def _compared(model: GgufModel, rows: list[dict[str, Any]], reference: str, num_
     return total
 
 
+_REQUESTS = {"quantize": quantize, "importance": importance, "differing": differing, "measure": measure}
+
+
 def main() -> int:
     """Answer the request on stdin. What libraries print goes to stderr."""
     answer_to = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -89,9 +114,7 @@ def main() -> int:
     request = json.load(sys.stdin)
     try:
         library = Library(Path(request["folder"]))
-        reply = {"quantize": quantize, "differing": differing, "measure": measure}[request["do"]](
-            library, request
-        )
+        reply = _REQUESTS[request["do"]](library, request)
     except (LlamaCppError, ModelError) as error:
         reply = {"error": str(error)}
     with contextlib.suppress(BrokenPipeError), answer_to:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.export.binaries import LLAMA_CPP
+from tunesmith.export.binaries import LLAMA_CPP, SUFFIXES
 
 _i32, _u32, _f32, _bool, _pointer = (
     ctypes.c_int32,
@@ -105,9 +105,9 @@ class Library:
 
     def __init__(self, folder: Path) -> None:
         self.log: list[str] = []
-        libraries = {part: _only(folder, f"lib{part}.*") for part in ("ggml-base", "ggml", "llama")}
+        libraries = {part: _library(folder, part) for part in ("ggml-base", "ggml", "llama")}
         loaded = {part: ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL) for part, path in libraries.items()}
-        self._llama, self._base = loaded["llama"], loaded["ggml-base"]
+        self._llama, self.ggml = loaded["llama"], loaded["ggml-base"]
         self._declare()
         self._hear()
         loaded["ggml"].ggml_backend_load_all_from_path(os.fsencode(folder))
@@ -142,16 +142,22 @@ class Library:
         if self.model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params)) != 0:
             raise self.failed(f"llama.cpp can't write {kind}")
 
-    def quantized(self, values: np.ndarray, kind: int) -> bytes | None:
-        """What ggml makes of a matrix in the tensor type `kind`; None of types that need weights for it."""
-        if self._base.ggml_quantize_requires_imatrix(kind):
+    def quantized(self, values: np.ndarray, kind: int, importance: np.ndarray | None = None) -> bytes | None:
+        """What ggml makes of matrices (one, or one an expert) in the tensor type `kind`.
+
+        `importance` holds a number for each column of each; None comes back of types that can't do without.
+        """
+        if importance is None and self.ggml.ggml_quantize_requires_imatrix(kind):
             return None
-        per_row = values.shape[-1]
-        rows = values.size // per_row
-        room = ctypes.create_string_buffer(self._base.ggml_row_size(kind, per_row) * rows)
-        self._base.ggml_quantize_init(kind)
-        self._base.ggml_quantize_chunk(kind, values.ctypes.data, room, 0, rows, per_row, None)
-        return room.raw
+        rows, per_row = np.atleast_2d(values).shape[-2:]
+        self.ggml.ggml_quantize_init(kind)
+        made = []
+        for number, matrix in enumerate(values.reshape(-1, rows, per_row)):
+            room = ctypes.create_string_buffer(self.ggml.ggml_row_size(kind, per_row) * rows)
+            weights = None if importance is None else importance[number * per_row :].ctypes.data
+            self.ggml.ggml_quantize_chunk(kind, matrix.ctypes.data, room, 0, rows, per_row, weights)
+            made.append(room.raw)
+        return b"".join(made)
 
     def _defaults(self) -> None:
         for function, expected in _DEFAULTS.items():
@@ -182,10 +188,10 @@ class Library:
             ("model_quantize", _QuantizeParams),
         ):
             getattr(self._llama, f"llama_{name}_default_params").restype = kind
-        self._base.ggml_quantize_requires_imatrix.restype = _bool
-        self._base.ggml_row_size.restype = self._base.ggml_quantize_chunk.restype = ctypes.c_size_t
-        self._base.ggml_row_size.argtypes = [_i32, ctypes.c_int64]
-        self._base.ggml_quantize_chunk.argtypes = [
+        self.ggml.ggml_quantize_requires_imatrix.restype = _bool
+        self.ggml.ggml_row_size.restype = self.ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
+        self.ggml.ggml_row_size.argtypes = [_i32, ctypes.c_int64]
+        self.ggml.ggml_quantize_chunk.argtypes = [
             _i32, _pointer, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, _pointer,
         ]  # fmt: skip
         self._llama.llama_model_load_from_file.argtypes = [ctypes.c_char_p, _ModelParams]
@@ -266,28 +272,35 @@ class GgufModel:
             raise LlamaCppError(f"llama.cpp can't tokenise a text of {len(content)} bytes")
         return list(ids[:count])
 
-    def open(self, length: int, threads: int) -> None:
-        """Make room for sequences of up to `length` tokens; keys and values are kept in fp32."""
+    def open(self, length: int, threads: int, hears: Any = None) -> None:
+        """Make room for sequences of up to `length` tokens; keys and values are kept in fp32.
+
+        `hears` is a callback of ctypes that each tensor is shown to (`importance.py`).
+        """
         params = self._library.context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = max(length, 32)
         params.n_outputs_max = params.n_outputs_max_per_seq = 0
         params.n_threads = params.n_threads_batch = threads
         params.type_k = params.type_v = _TYPE_F32
+        params.cb_eval = ctypes.cast(hears, _pointer) if hears else None
         self._context = self._library.init_from_model(self._model, params)
         if not self._context:
             raise self._library.failed("llama.cpp has no room for it")
 
-    def logits(self, ids: Sequence[int], first: int) -> np.ndarray:
-        """What may follow each token of `ids` from position `first` on: (positions, vocabulary), fp32."""
+    def read(self, ids: Sequence[int], first: int = 0) -> None:
+        """Read a sequence from its beginning; the last layer goes on from position `first` only."""
         self._library.memory_clear(self._library.get_memory(self._context), True)
         self._decode(ids, 0, first)
+
+    def logits(self, ids: Sequence[int], first: int) -> np.ndarray:
+        """What may follow each token of `ids` from position `first` on: (positions, vocabulary), fp32."""
+        self.read(ids, first)
         rows = [self._library.get_logits_ith(self._context, place) for place in range(first, len(ids))]
         return np.stack([self._row(each) for each in rows])
 
     def greedy(self, ids: Sequence[int], most: int) -> list[int]:
         """The likeliest tokens after `ids`, up to and with one that ends the answer, or `most` of them."""
-        self._library.memory_clear(self._library.get_memory(self._context), True)
-        self._decode(ids, 0, len(ids) - 1)
+        self.read(ids, len(ids) - 1)
         answer: list[int] = []
         place = len(ids) - 1
         while len(answer) < most:
@@ -320,8 +333,9 @@ class GgufModel:
             raise self._library.failed("llama.cpp can't read these tokens")
 
 
-def _only(folder: Path, pattern: str) -> Path:
-    found = sorted(path for path in folder.glob(pattern) if path.name.split(".")[0] == pattern.split(".")[0])
-    if not found:
-        raise LlamaCppError(f"{folder} lacks {pattern}")
-    return found[0]
+def _library(folder: Path, part: str) -> Path:
+    """The file of a part: libllama.v0.4.0.so, libllama.metal.v0.4.0.dylib, llama.v0.4.0.dll."""
+    for path in sorted(folder.iterdir()):
+        if path.name.partition(".")[0] in (part, f"lib{part}") and path.name.endswith(SUFFIXES):
+            return path
+    raise LlamaCppError(f"{folder} lacks {part}")

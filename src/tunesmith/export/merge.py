@@ -14,6 +14,7 @@ from typing import Any
 
 from tunesmith.errors import ModelError, first_words
 from tunesmith.export.trained import Trained
+from tunesmith.plan.parameters import stored_parameters
 
 # Weights are copied once more while a file of them is written.
 SHARD = "500MB"
@@ -69,17 +70,7 @@ def load_adapted(model: Any, base: Path, adapter: Path) -> Any:
 
 def stored_dtype(folder: Path) -> str:
     """The precision that most numbers of a folder's safetensors have: float32, bfloat16 or float16."""
-    from safetensors import safe_open
-
-    counts: dict[str, int] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 (it is no mapping)
-                part = file.get_slice(name)
-                size = 1
-                for extent in part.get_shape():
-                    size *= extent
-                counts[part.get_dtype()] = counts.get(part.get_dtype(), 0) + size
+    counts = stored_parameters(folder) or {}
     known = {name: count for name, count in counts.items() if name in _DTYPES}
     if not known:
         raise ModelError(

@@ -89,12 +89,13 @@ def _of_run(run: RunFolder, tokenizer: Any) -> tuple[list[Row], str] | None:
     dataset = data.eval if data.eval is not None else data.train
     count = min(MAX_ROWS, len(dataset))
     chosen = [dataset[place * len(dataset) // count] for place in range(count)]
-    rows = [row for each in chosen if (row := _row(each)).num_positions > 0]
+    rows = [row for each in chosen if (row := row_of(each)).num_positions > 0]
     kind = "rows that the run held out" if is_held_out else "rows that it was trained on (none were held out)"
     return (rows, f"{len(rows)} {kind}") if rows else None
 
 
-def _row(row: dict[str, Any]) -> Row:
+def row_of(row: dict[str, Any]) -> Row:
+    """A row as the data stage made it; of pairs the chosen answer."""
     if "input_ids" in row:
         ids = list(row["input_ids"])
         learned = [place for place, label in enumerate(row["labels"]) if label != IGNORED_LABEL]

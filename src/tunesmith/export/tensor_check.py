@@ -41,7 +41,7 @@ def tensors_not_converted(folder: Path, gguf: Path) -> list[str]:
 
 
 def tensors_not_quantized(source: Path, target: Path, quantize: Any) -> list[str]:
-    """Tensors of a quantised file that aren't byte by byte what `quantize(values, type)` makes of the source.
+    """Tensors of a quantised file that aren't byte by byte what `quantize(name, values, type)` makes of them.
 
     `quantize` gives None for types that it can't make.
     """
@@ -56,7 +56,7 @@ def tensors_not_quantized(source: Path, target: Path, quantize: Any) -> list[str
         if expected is not None:
             same = np.array_equal(np.asarray(tensor.data), np.asarray(original.data))
         else:
-            made = quantize(_values(original), tensor.tensor_type)
+            made = quantize(str(tensor.name), _values(original), tensor.tensor_type)
             same = made is None or np.asarray(tensor.data).tobytes() == made
         if not same:
             differing.append(str(tensor.name))

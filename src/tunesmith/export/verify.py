@@ -6,17 +6,13 @@ read by llama.cpp itself, in a process of its own.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tunesmith.export.binaries import library_folder
+from tunesmith.export.asking import ask_llama_cpp, differing
 from tunesmith.export.divergence import Compared
 from tunesmith.export.reference import Reference, compare_folder
 from tunesmith.export.tensor_check import tensors_not_converted
@@ -60,7 +56,15 @@ def verify_merged(folder: Path, dtype: str, reference: Reference) -> Verified:
 
 
 def verify_gguf(
-    path: Path, kind: str, reference: Reference, tokenizer: Any, *, made_from: Path, stage: str, threads: int
+    path: Path,
+    kind: str,
+    reference: Reference,
+    tokenizer: Any,
+    *,
+    made_from: Path,
+    stage: str,
+    threads: int,
+    imatrix: Path | None = None,
 ) -> Verified:
     """A GGUF file against the trained model, its tokenizer, and the folder or file that it is made from."""
     from tunesmith.export.template_check import check_template
@@ -70,7 +74,7 @@ def verify_gguf(
     if "error" in reply:
         verified.expect(False, f"{stage}: {reply['error']}")
         return verified
-    _tensors(verified, path, made_from, stage)
+    _tensors(verified, path, made_from, stage, imatrix)
     _tokenizer(verified, reply, reference, tokenizer, stage)
     _distributions(verified, Compared(**reply["compared"]), limit_of(kind), stage)
     _answers(verified, reply, reference, tokenizer, stage)
@@ -97,24 +101,11 @@ def measured(path: Path, reference: Reference, threads: int) -> dict[str, Any]:
     )
 
 
-def ask_llama_cpp(request: dict[str, Any]) -> dict[str, Any]:
-    """The reply of a process of its own in which llama.cpp runs; `error` where that ended or refused."""
-    request = request | {"folder": str(library_folder())}
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "tunesmith.export.llama_child"],
-        input=json.dumps(request), capture_output=True, text=True, errors="replace", env=os.environ,
-    )  # fmt: skip
-    if done.returncode or not done.stdout:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        return {"error": f"llama.cpp ended with {done.returncode}: {last[:200]}"}
-    return dict(json.loads(done.stdout))
-
-
-def _tensors(verified: Verified, path: Path, made_from: Path, stage: str) -> None:
+def _tensors(verified: Verified, path: Path, made_from: Path, stage: str, imatrix: Path | None) -> None:
     if made_from.is_dir():
-        found = {"tensors": tensors_not_converted(made_from, path)}
+        found: dict[str, Any] = {"tensors": tensors_not_converted(made_from, path)}
     else:
-        found = ask_llama_cpp({"do": "differing", "source": str(made_from), "target": str(path)})
+        found = differing(made_from, path, imatrix)
     verified.expect("error" not in found, f"{stage}: {found.get('error')}")
     names = found.get("tensors") or []
     verified.checks["tensors_that_differ"] = len(names)
