@@ -76,6 +76,20 @@ def test_f27_an_adapter_is_merged_compared_and_recorded(place):
     assert "4 rows that the run held out" in ran.err
 
 
+def test_a_second_export_adds_to_the_record_and_a_file_that_was_altered_leaves_it(place):
+    def kept() -> list[str]:
+        return sorted(each["name"] for each in record_of(RUN)["export"]["files"])
+
+    assert tunesmith("export", RUN, "--format", "merged").code == 0
+    assert tunesmith("export", RUN, "--format", "adapter").code == 0
+    assert kept() == ["adapter", "merged"]
+    assert record_of(RUN)["export"]["files"][1]["verified"] is True
+    weights = RUN / "export" / "merged" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+    assert tunesmith("export", RUN, "--format", "adapter").code == 0
+    assert kept() == ["adapter"]
+
+
 def test_what_was_exported_stays_where_an_export_fails(place, monkeypatch):
     assert tunesmith("export", RUN, "--format", "merged").code == 0
     before = (RUN / "export" / "merged" / "model.safetensors").read_bytes()
@@ -101,7 +115,7 @@ def test_a_run_whose_data_are_gone_is_compared_on_other_texts(place):
 
 
 def test_figures_that_are_no_numbers_are_null_in_json():
-    broken = ExportedFile(Path("x.gguf"), GGUF, "Q8_0", 5, False, {"mean_divergence": float("inf")})
+    broken = ExportedFile(Path("x.gguf"), GGUF, "Q8_0", 5, None, False, {"mean_divergence": float("inf")})
     assert broken.as_dict()["checks"] == {"mean_divergence": None}
 
 
@@ -245,8 +259,8 @@ def test_limits_grow_as_files_shrink():
 
 
 def test_no_line_tells_how_to_run_a_file_that_was_found_wrong():
-    wrong = ExportedFile(Path("export/x-Q4_K_M.gguf"), GGUF, "Q4_K_M", 5, False, {}, ("it babbles",))
-    right = ExportedFile(Path("export/x-Q8_0.gguf"), GGUF, "Q8_0", 9, True, {})
+    wrong = ExportedFile(Path("export/x-Q4_K_M.gguf"), GGUF, "Q4_K_M", 5, None, False, {}, ("it babbles",))
+    right = ExportedFile(Path("export/x-Q8_0.gguf"), GGUF, "Q8_0", 9, None, True, {})
     assert how_to_run(Path("export"), [wrong]) == []
     assert all(
         "x-Q8_0.gguf" in line or "Modelfile" in line for line in how_to_run(Path("export"), [wrong, right])

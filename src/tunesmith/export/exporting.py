@@ -28,6 +28,7 @@ from tunesmith.export.samples import samples_of
 from tunesmith.export.trained import Trained
 from tunesmith.export.verify import Verified, verify_gguf, verify_merged
 from tunesmith.plan.parameters import stored_parameters
+from tunesmith.runs.fingerprint import model_fingerprint
 from tunesmith.train.host_memory import available_bytes
 
 MERGED, GGUF, ADAPTER, GGUF_LORA = "merged", "gguf", "adapter", "gguf-lora"
@@ -54,12 +55,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """A file or folder that was exported; `verified` is None where nothing was compared."""
+    """A file or folder that was exported; `verified` is None where nothing was compared.
+
+    By its `fingerprint` whoever publishes it knows that it is what was compared.
+    """
 
     path: Path
     format: str
     quantization: str | None
     size_bytes: int
+    fingerprint: str | None
     verified: bool | None
     checks: dict[str, Any]
     failures: tuple[str, ...] = ()
@@ -257,10 +262,11 @@ def _entry(
     """What is told of a file; what went wrong `before` isn't mended by what came after."""
     parts = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
     size = sum(each.stat().st_size for each in parts)
+    told = (path, kind, quantization, size, model_fingerprint(str(path)))
     if verified is None:
-        return ExportedFile(path, kind, quantization, size, None, {})
+        return ExportedFile(*told, None, {})
     failures = (*before, *verified.failures)
-    return ExportedFile(path, kind, quantization, size, not failures, verified.checks, failures)
+    return ExportedFile(*told, not failures, verified.checks, failures)
 
 
 def _refuse_impossible(trained: Trained, wanted: Wanted) -> None:

@@ -12,18 +12,27 @@ from tunesmith import __version__
 from tunesmith.export.exporting import GGUF, MERGED, ExportedFile
 from tunesmith.export.trained import Trained
 from tunesmith.runs.files import write_json_whole, write_text_whole
+from tunesmith.runs.fingerprint import model_fingerprint
 
 SCHEMA = "tunesmith-export/1"
 RECORD, MODELFILE = "export.json", "Modelfile"
 
 
 def write_record(folder: Path, trained: Trained, files: Sequence[ExportedFile]) -> dict[str, Any]:
-    """Write export.json and the Modelfile; what run.json keeps of it comes back."""
+    """Write export.json and the Modelfile; what run.json keeps of it comes back.
+
+    Files of the same model that an earlier export left in the folder stay in the record.
+    """
+    source = _source(trained)
+    new = {each.path.name for each in files}
+    files = [*files, *(each for each in _earlier(folder, source) if each.path.name not in new)]
     record = {
         "schema": SCHEMA,
         "tunesmith": __version__,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "name": trained.name,
+        "base": trained.base,
+        "source": source,
         "files": [each.as_dict() | {"path": each.path.name} for each in files],
     }
     write_json_whole(folder / RECORD, record)
@@ -31,17 +40,36 @@ def write_record(folder: Path, trained: Trained, files: Sequence[ExportedFile]) 
     if chosen is not None:
         write_text_whole(folder / MODELFILE, modelfile(chosen, trained))
     return {
-        "path": str(folder),
+        "path": str(folder.resolve()),
         "verified": bool(files) and all(each.verified for each in files),
         "files": [
             {
                 "name": each.path.name, "format": each.format, "quantization": each.quantization,
-                "size_bytes": each.size_bytes, "verified": each.verified,
+                "size_bytes": each.size_bytes, "fingerprint": each.fingerprint, "verified": each.verified,
+                "imatrix": each.imatrix,
                 **{key: each.checks[key] for key in _KEPT if key in each.checks},
             }
             for each in files
         ],
     }  # fmt: skip
+
+
+def _source(trained: Trained) -> str:
+    """By what it is known that two exports are of one model."""
+    parts = [trained.base_path, *([trained.adapter_path] if trained.adapter_path else [])]
+    return " + ".join(str(model_fingerprint(str(each))) for each in parts)
+
+
+def _earlier(folder: Path, source: str) -> list[ExportedFile]:
+    try:
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+        if record["source"] != source:
+            return []
+        entries = [each | {"path": folder / each["path"]} for each in record["files"]]
+        files = [ExportedFile(**each | {"failures": tuple(each["failures"])}) for each in entries]
+    except (OSError, ValueError, TypeError, KeyError):  # none, or one of another version
+        return []
+    return [each for each in files if model_fingerprint(str(each.path)) == each.fingerprint]
 
 
 _KEPT = (
