@@ -14,7 +14,9 @@ SIZES = {
 BPE_ARCHITECTURES = ("llama", "mistral", "qwen3", "olmo2", "granite", "starcoder2")
 
 
-def write_model(architecture: str, tokenizer_from: Path, folder: Path, *, dtype: str = "float32") -> Path:
+def write_model(
+    architecture: str, tokenizer_from: Path, folder: Path, *, dtype: str = "float32", seed: int = 7
+) -> Path:
     """A random model of an architecture by its transformers name, with the tokenizer of a folder."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -29,7 +31,7 @@ def write_model(architecture: str, tokenizer_from: Path, folder: Path, *, dtype:
         initializer_range=0.15, tie_word_embeddings=architecture == "gemma", **SIZES, **more,
     )  # fmt: skip
     with torch.random.fork_rng():
-        torch.manual_seed(7)
+        torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
         for weight in model.parameters():
             if weight.dim() == 1:  # biases are zero and norms one, which hides a mistake

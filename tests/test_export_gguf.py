@@ -21,7 +21,7 @@ from tunesmith.export.exporting import Wanted, export
 from tunesmith.export.reference import reference_of
 from tunesmith.export.samples import samples_of
 from tunesmith.export.trained import trained_elsewhere
-from tunesmith.export.verify import verify_gguf
+from tunesmith.export.verify import verify_gguf, verify_gguf_lora
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -58,6 +58,29 @@ def test_f28_an_architecture_goes_to_f16_with_tensors_ids_template_and_predictio
     assert file.checks["chat_template_equal"]
     assert file.checks["chats_rendered_alike"] == "3/3"
     assert file.checks["mean_divergence"] < 1e-3
+
+
+def test_f28_an_adapter_as_gguf_says_on_its_base_what_was_trained(smollm, tmp_path):
+    base = write_model("llama", smollm, tmp_path / "base")
+    trained = trained_elsewhere(str(base), str(write_adapter(base, tmp_path / "adapter")))
+    copy, lora = export(trained, Wanted(("gguf-lora", "adapter")), tmp_path / "out", print)
+    assert (copy.format, lora.format) == ("adapter", "gguf-lora")
+    for each in (copy, lora):
+        assert each.failures == ()
+        assert each.verified
+    assert lora.checks["mean_divergence"] < 1e-3
+    assert {each.name for each in (tmp_path / "out").iterdir()} == {"adapter", "adapter-lora-F16.gguf"}
+    # On another base it is no longer what was trained.
+    converter.convert(base, tmp_path / "base.gguf", "F16", name="base")
+    reference = reference_of(trained, samples_of(trained), tmp_path / "reference.npy")
+    other = write_model("llama", smollm, tmp_path / "other", seed=9)
+    converter.convert(other, tmp_path / "other.gguf", "F16", name="other")
+    found = {
+        name: verify_gguf_lora(lora.path, tmp_path / f"{name}.gguf", reference, trained.tokenizer, threads=1)
+        for name in ("base", "other")
+    }
+    assert found["base"].passed
+    assert "adapter to GGUF: next tokens diverge" in found["other"].failures[0]
 
 
 def test_f28_gemma_with_sentencepiece_goes_the_same_way(tmp_path):

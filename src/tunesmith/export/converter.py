@@ -60,12 +60,11 @@ def converter_folder() -> Path:
 
 
 def readable_by_converter(model: Path, tokenizer: Any, base: Path, folder: Path) -> Path:
-    """`folder` with links to the files of a model, and what the converter looks for where it looks.
+    """`folder`, an empty one, with links to the files of a model and what the converter looks for.
 
     It takes the kinds of added tokens from tokenizer_config.json, where transformers 5 writes them no longer:
     Gemma's turns would be read as text. A SentencePiece model stays with the base when a tokenizer is saved.
     """
-    folder.mkdir()
     for source in (model, base):
         for path in source.iterdir():
             wanted = source == model or path.name == "tokenizer.model"

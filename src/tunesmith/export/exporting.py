@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import math
 import os
 import shutil
@@ -26,7 +27,7 @@ from tunesmith.export.merge import merge, stored_dtype
 from tunesmith.export.reference import Reference, reference_of
 from tunesmith.export.samples import samples_of
 from tunesmith.export.trained import Trained
-from tunesmith.export.verify import Verified, verify_gguf, verify_merged
+from tunesmith.export.verify import Verified, verify_gguf, verify_gguf_lora, verify_merged
 from tunesmith.plan.parameters import stored_parameters
 from tunesmith.runs.fingerprint import model_fingerprint
 from tunesmith.train.host_memory import available_bytes
@@ -37,6 +38,7 @@ UNQUANTIZED = {"F32", "F16", "BF16"}
 Say = Callable[[str], None]
 # How much more than its weights a model takes while it is read or merged (benchmarks/RESULTS.md).
 _SLACK = 1.3
+_ADAPTER = "adapter_model.safetensors"
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -169,13 +171,9 @@ class _Work:
 
     def _gguf(self, model: Path, merged: ExportedFile) -> list[ExportedFile]:
         first = next((each for each in self.wanted.kinds if each in ("F32", "BF16")), "F16")
+        self.say(f"converting to {first}")
         source = self._place(self._name(first), is_wanted=first in self.wanted.kinds)
-        with _written(source) as made:
-            self.say(f"converting to {first}")
-            readable = converter.readable_by_converter(
-                model, self.trained.tokenizer, self.trained.base_path, self.scratch / "readable"
-            )
-            converter.convert(readable, made, first, name=self.trained.name)
+        self._converted(model, source, first)
         verified = self._verified(source, first, made_from=model, stage="merged to GGUF")
         begins = _entry(source, GGUF, first, verified, merged.failures)
         smaller = [kind for kind in self.wanted.kinds if kind != first]
@@ -220,7 +218,10 @@ class _Work:
         with _written(path) as target:
             shutil.copytree(self.trained.adapter_path, target)
             self.trained.tokenizer.save_pretrained(target)
-        return _entry(path, ADAPTER, None, None)
+        same = filecmp.cmp(path / _ADAPTER, self.trained.adapter_path / _ADAPTER, shallow=False)
+        verified = Verified({"same_bytes": same})
+        verified.expect(same, "the copy isn't the adapter that was trained: does the disk fail?")
+        return _entry(path, ADAPTER, None, verified if self.wanted.verify else None)
 
     def _gguf_lora(self) -> ExportedFile:
         assert self.trained.adapter_path is not None
@@ -228,7 +229,21 @@ class _Work:
         with _written(path) as made:
             self.say("converting the adapter")
             converter.convert_adapter(self.trained.adapter_path, self.trained.base_path, made)
-        return _entry(path, GGUF_LORA, "F16", None)
+        if self.reference is None:
+            return _entry(path, GGUF_LORA, "F16", None)
+        self.say(f"comparing {path.name}, applied to its base in F16, with the trained model")
+        base = self._converted(self.trained.base_path, self.scratch / "base-F16.gguf", "F16")
+        verified = verify_gguf_lora(path, base, self.reference, self.trained.tokenizer, threads=self.threads)
+        return _entry(path, GGUF_LORA, "F16", verified)
+
+    def _converted(self, model: Path, target: Path, kind: str) -> Path:
+        """A model folder as a GGUF file."""
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder, _written(target) as made:
+            readable = converter.readable_by_converter(
+                model, self.trained.tokenizer, self.trained.base_path, Path(folder)
+            )
+            converter.convert(readable, made, kind, name=self.trained.name)
+        return target
 
     def _name(self, kind: str) -> str:
         return f"{self.trained.name}-{kind}.gguf"
@@ -279,8 +294,9 @@ def _refuse_impossible(trained: Trained, wanted: Wanted) -> None:
         )
     if {GGUF, GGUF_LORA} & set(wanted.formats):
         base = trained.base_path
-        # A file with an adapter alone holds no tokenizer.
-        reason = why_no_gguf(trained.architectures, trained.tokenizer if GGUF in wanted.formats else None)
+        # A file with an adapter alone holds no tokenizer, but to be compared it needs its base.
+        has_tokenizer = GGUF in wanted.formats or wanted.verify
+        reason = why_no_gguf(trained.architectures, trained.tokenizer if has_tokenizer else None)
         if reason:
             raise ModelError(
                 f"{trained.name} can't be written as GGUF: {reason}",

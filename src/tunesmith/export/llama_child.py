@@ -67,7 +67,7 @@ def measure(library: Library, request: dict[str, Any]) -> dict[str, Any]:
 
     `texts` are tokenised; `rows` are token ids with the first position to compare, whose reference
     distributions (log-probabilities, fp32, one row a position) lie in the file `reference`; `prompts` are
-    token ids to answer greedily with up to `max_new_tokens`.
+    token ids to answer greedily with up to `max_new_tokens`. `adapter` is a LoRA adapter to apply, or null.
     """
     model = GgufModel(library, Path(request["model"]))
     try:
@@ -86,6 +86,8 @@ def measure(library: Library, request: dict[str, Any]) -> dict[str, Any]:
         )
         if longest:
             model.open(longest, request["threads"])
+        if request["adapter"]:
+            model.apply_adapter(Path(request["adapter"]))
         reply["compared"] = _compared(model, rows, request["reference"], request["num_tokens"]).as_dict()
         reply["answers"] = [model.greedy(ids, request["max_new_tokens"]) for ids in prompts]
         return reply

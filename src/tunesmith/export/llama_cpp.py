@@ -179,6 +179,7 @@ class Library:
     def _declare(self) -> None:
         pointers = (
             "model_load_from_file", "init_from_model", "model_get_vocab", "get_memory", "get_logits_ith",
+            "adapter_lora_init",
         )  # fmt: skip
         for name in pointers:
             getattr(self._llama, f"llama_{name}").restype = _pointer
@@ -199,6 +200,8 @@ class Library:
         self._llama.llama_tokenize.argtypes = [
             _pointer, ctypes.c_char_p, _i32, ctypes.POINTER(_i32), _i32, _bool, _bool,
         ]  # fmt: skip
+        self._llama.llama_adapter_lora_init.argtypes = [_pointer, ctypes.c_char_p]
+        self._llama.llama_set_adapters_lora.argtypes = [_pointer, _pointer, ctypes.c_size_t, _pointer]
         self._llama.llama_decode.argtypes = [_pointer, _Batch]
         self._llama.llama_get_logits_ith.argtypes = [_pointer, _i32]
         self._llama.llama_memory_clear.argtypes = [_pointer, _bool]
@@ -286,6 +289,15 @@ class GgufModel:
         self._context = self._library.init_from_model(self._model, params)
         if not self._context:
             raise self._library.failed("llama.cpp has no room for it")
+
+    def apply_adapter(self, path: Path) -> None:
+        """Add a LoRA adapter, itself a GGUF file, to what `open` made room for."""
+        adapter = self._library.adapter_lora_init(self._model, os.fsencode(path))
+        if not adapter:
+            raise self._library.failed(f"llama.cpp can't load {path.name}")
+        adapters, scales = (_pointer * 1)(adapter), (_f32 * 1)(1.0)
+        if self._library.set_adapters_lora(self._context, adapters, 1, scales) != 0:
+            raise self._library.failed(f"llama.cpp can't apply {path.name}")
 
     def read(self, ids: Sequence[int], first: int = 0) -> None:
         """Read a sequence from its beginning; the last layer goes on from position `first` only."""

@@ -82,13 +82,28 @@ def verify_gguf(
     return verified
 
 
-def measured(path: Path, reference: Reference, threads: int) -> dict[str, Any]:
-    """What llama.cpp says of a file, or `error`."""
+def verify_gguf_lora(
+    adapter: Path, base: Path, reference: Reference, tokenizer: Any, *, threads: int
+) -> Verified:
+    """An adapter as a GGUF file, applied to its base in F16, against the trained model."""
+    verified, stage = Verified(), "adapter to GGUF"
+    reply = measured(base, reference, threads, adapter)
+    if "error" in reply:
+        verified.expect(False, f"{stage}: {reply['error']}")
+        return verified
+    _distributions(verified, Compared(**reply["compared"]), limit_of("F16"), stage)
+    _answers(verified, reply, reference, tokenizer, stage)
+    return verified
+
+
+def measured(path: Path, reference: Reference, threads: int, adapter: Path | None = None) -> dict[str, Any]:
+    """What llama.cpp says of a file, maybe with an adapter applied to it, or `error`."""
     samples = reference.samples
     return ask_llama_cpp(
         {
             "do": "measure",
             "model": str(path),
+            "adapter": adapter and str(adapter),
             "threads": threads,
             "texts": [*TEXTS, *samples.texts],
             "rows": [row.as_dict() for row in samples.rows],
