@@ -181,6 +181,30 @@ def test_f05_a_card_on_the_hub_is_left_alone(hub, done):
     assert hub.files(REPO)["README.md"] == b"# Mine"
 
 
+def test_a_card_that_nobody_changed_is_written_anew_with_its_picture(hub, done):
+    run = RunFolder.open(done)
+    for step in (1, 2, 3):
+        run.append_metrics({"step": step, "loss": 1 / step})
+    assert tunesmith("publish", done).code == 0
+    first = hub.files(REPO)
+    assert first["loss.png"].startswith(b"\x89PNG")
+    assert b"Training loss (nats a token): 1 at step 1" in first["README.md"]
+    run.update(results={"before": {"exact_match": 0.0}, "after": {"exact_match": 0.5}, "num_rows": 10})
+    assert tunesmith("publish", done).code == 0
+    assert b"exact match 0.0 % before, 50.0 % after" in hub.files(REPO)["README.md"]
+    assert hub.num_commits(REPO) == 2
+    # Another run's card is no longer true of what lies beside it.
+    record = run.record | {"id": "f" * 16, "results": None}
+    run.update(**record)
+    assert tunesmith("publish", done).code == 0
+    assert b"exact match" not in hub.files(REPO)["README.md"]
+    mine = hub.files(REPO) | {"README.md": hub.files(REPO)["README.md"].replace(b"# model", b"# Mine")}
+    hub.add(hub.repos[REPO], "main", mine)
+    run.update(results={"before": {"exact_match": 0.0}, "after": {"exact_match": 0.75}, "num_rows": 4})
+    assert tunesmith("publish", done).code == 0
+    assert b"# Mine" in hub.files(REPO)["README.md"]
+
+
 def test_only_a_run_that_is_done_is_published_and_it_needs_a_place(hub, done):
     run = RunFolder.open(done)
     run.update(config={"method": "sft", "model": "me/base"})

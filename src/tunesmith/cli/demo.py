@@ -119,7 +119,11 @@ def run_demo(out: Output, view: ProgressView, log: Any, choice: DemoChoice) -> N
     if guesses := chosen.baselines():
         scores["baselines"] = guesses
     duration_s = round(time.monotonic() - began, 1)
-    run.update(results=scores | {"num_rows": len(questions), "duration_s": duration_s})
+    run.update(
+        results=scores
+        | {"num_rows": len(questions), "dataset": chosen.heldout_path.name, "judged_by": chosen.judged_by}
+        | {"duration_s": duration_s}
+    )
     out.table(comparison(chosen, questions, before, after))
     out.say(f"({chosen.judged_by})")
     out.data(verdict(chosen, scores, len(questions), duration_s))

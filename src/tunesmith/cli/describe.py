@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -10,7 +9,8 @@ from rich.table import Table
 
 from tunesmith.config.layers import TABLES
 from tunesmith.config.methods import METHODS
-from tunesmith.config.run_config import DatasetSource, RewardSource, RunConfig
+from tunesmith.config.run_config import RunConfig
+from tunesmith.runs.figures import count, duration_text, quantity, setting_text, warmup_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,8 @@ def setup_table(setup: Setup, run_path: Path) -> Table:
         else "",
         "tuning": _tuning(config, sizes.num_params, sizes.num_trainable_params),
         "steps": f"{setup.num_steps:,} of {_batch(config)} ({length})",
-        "rate": f"{config.learning_rate:g}, {config.lr_scheduler_type}, warm-up {_warmup(config)}",
+        "rate": f"{config.learning_rate:g}, {config.lr_scheduler_type}, "
+        f"warm-up {warmup_text(config.warmup_steps or 0)}",
         "seed": str(config.seed),
         "machine": setup.machine.device_name,
         "choices": "; ".join(choice.reasons),
@@ -74,15 +75,6 @@ def plan_sentence(plan: Plan) -> str:
             f"it may not fit: about {plan.memory.beside_context:.1f} GiB needed, {plan.free_gib:.1f} GiB free"
         )
     return "; ".join(told)
-
-
-def duration_text(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 12 min, 3.4 h, 2.1 d."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} d"
 
 
 def _data(kind: str, report: DataReport) -> str:
@@ -125,52 +117,9 @@ def provenance_table(config: dict[str, Any], provenance: dict[str, str]) -> Tabl
     for name, value in values.items():
         origin = provenance.get(name, "default")
         idle = value is False or (config.get("tuning") == "full" and name.startswith("lora_"))
-        if (text := _as_yaml(value)) and not (idle and origin == "default"):
+        if (text := setting_text(value)) and not (idle and origin == "default"):
             table.add_row(name, escape(text), escape(origin))
     return table
-
-
-def quantity(number: float, noun: str) -> str:
-    """A number with its noun: 1 step, 2 steps, 1.2 epochs."""
-    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
-    return f"{shown} {noun}{'' if number == 1 else 's'}"
-
-
-def count(number: int) -> str:
-    """A parameter count as people write it: 135M, 1.24B."""
-    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= limit:
-            return f"{number / limit:.3g}{unit}"
-    return str(number)
-
-
-def _as_yaml(value: Any) -> str:
-    """A value as one writes it in RUN.yaml; nothing for one that is not set."""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_as_yaml, value))
-    if isinstance(value, Mapping):
-        return _entry(value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and float(f"{value:g}") == value:
-        return f"{value:g}"
-    return "" if value is None else str(value)
-
-
-def _entry(given: Mapping[str, Any]) -> str:
-    """A table; a dataset or reward of which nothing but its name is set is that name."""
-    model = {"path": DatasetSource, "function": RewardSource}.get(next(iter(given), ""))
-    defaults = {name: field.default for name, field in model.model_fields.items()} if model else {}
-    told = {key: value for key, value in given.items() if key not in defaults or value != defaults[key]}
-    if model and len(told) == 1:
-        return _as_yaml(next(iter(told.values())))
-    pairs = [f"{key}: {text}" for key, value in told.items() if (text := _as_yaml(value))]
-    return f"{{{', '.join(pairs)}}}" if pairs else ""
-
-
-def _warmup(config: Any) -> str:
-    steps = config.warmup_steps
-    return f"{100 * steps:g} % of the steps" if 0 < steps < 1 else quantity(steps, "step")
 
 
 def _targets(config: Any) -> str:

@@ -10,8 +10,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from tunesmith.cli.describe import duration_text, provenance_table
+from tunesmith.cli.describe import provenance_table
 from tunesmith.cli.output import DebugFlag, JsonFlag, verb
+from tunesmith.runs.figures import planned_and_actual
 from tunesmith.runs.folder import RunFolder
 
 # The last answers of training that are shown.
@@ -58,25 +59,6 @@ def answers_table(answers: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def planned_and_actual(record: Mapping[str, Any]) -> dict[str, str]:
-    """What a finished run took, each beside what its plan said."""
-    plan, actual = record.get("plan") or {}, record.get("actual") or {}
-    memory = plan.get("memory_gib") or {}
-    # torch's own count of a GPU's memory has no context and no fragments in it.
-    beside = ("context", "fragmentation") if (plan.get("choice") or {}).get("device") == "cuda" else ()
-    handed_out = sum(gib for name, gib in memory.get("items", {}).items() if name not in beside)
-    pairs = {
-        "time": (actual.get("duration_s"), (plan.get("duration_s") or {}).get("expected"), duration_text),
-        "a step": (actual.get("step_s"), (plan.get("step_s") or {}).get("expected"), "{:.3g} s".format),
-        "memory": (actual.get("peak_memory_gib"), handed_out or None, "{:.1f} GiB".format),
-    }
-    return {
-        name: say(measured) + (f" (planned {say(planned)})" if planned else "")
-        for name, (measured, planned, say) in pairs.items()
-        if measured
-    }
-
-
 def _number(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, int | float) else "none"
 
@@ -95,7 +77,11 @@ def _facts(run: RunFolder) -> dict[str, str]:
     }
     for name, value in (record.get("metrics") or {}).items():
         facts[name] = _number(value)
-    facts |= planned_and_actual(record)
+    facts |= {
+        name: actual + (f" (planned {planned})" if planned else "")
+        for name, (actual, planned) in planned_and_actual(record).items()
+        if actual
+    }
     if run.status() in ("stopped", "killed", "failed"):
         facts["resume with"] = f"tunesmith resume {run.path}"
     if pending := run.pending():

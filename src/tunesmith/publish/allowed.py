@@ -8,8 +8,10 @@ import re
 import stat
 from collections.abc import Collection
 from pathlib import Path
+from typing import BinaryIO
 
-from tunesmith.publish.containers import container_of
+from tunesmith.publish.containers import PICTURE, container_of
+from tunesmith.publish.pixels import pixels_of
 from tunesmith.publish.tensor_files import is_gguf, safetensors_header
 
 # What transformers 5, peft 0.21 and sentence-piece tokenizers write for those who load a model, llama.cpp's
@@ -25,6 +27,8 @@ _NAMES = re.compile(
     r"|(?:trainer_state|manifest|state|scheduler|rng_state(?:_\d+)?)\.json|metrics\.jsonl|verification\.json"
     r"|[^/\\\x00-\x1f]{1,200}\.(?:safetensors|safetensors\.index\.json|gguf)"
 )
+# The one picture: the curve of a run, which its card shows. Right in the folder, and pixels alone.
+CURVE = "loss.png"
 # A pickle by name, whatever is in it; named apart so that the reason can be told.
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz", ".msgpack"}
 _TEXT_CHECKED = 1 << 20
@@ -54,7 +58,8 @@ def outgoing(folder: Path, more: Collection[str] = ()) -> Outgoing:
                 left_out[path.relative_to(folder)] = "a link" if path.is_symlink() else "hidden"
         for name in names:
             path = Path(parent, name)
-            reason = _reason_to_stay(path, root, is_named=name in more and Path(parent) == folder)
+            named = (*more, CURVE) if Path(parent) == folder else ()
+            reason = _reason_to_stay(path, root, is_named=name in named)
             if reason is None:
                 kept.append(path)
             else:
@@ -91,6 +96,8 @@ def _reason_in_content(path: Path) -> str | None:
         if path.suffix == ".gguf":
             return None if is_gguf(stream) else "no GGUF file, whatever its name"
         container = container_of(stream)
+        if path.name == CURVE:
+            return None if container and container.kind == PICTURE else _reason_against(stream)
         if container is not None and container.is_certain:
             return f"a {container.kind}, whatever its name"
         head = stream.read(_TEXT_CHECKED)
@@ -99,6 +106,15 @@ def _reason_in_content(path: Path) -> str | None:
     if path.suffix != ".model" and b"\0" in head:  # sentencepiece's are protocol buffers
         return "no text, whatever its name"
     return None
+
+
+def _reason_against(stream: BinaryIO) -> str:
+    """Why something isn't a picture of pixels alone."""
+    try:
+        pixels_of(stream)
+    except ValueError as error:
+        return f"no plain picture: {error}"
+    return "no plain picture: it is an archive too"
 
 
 def _is_pickle(head: bytes) -> bool:

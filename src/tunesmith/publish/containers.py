@@ -19,9 +19,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Any, BinaryIO, NamedTuple
 
+from tunesmith.publish.pixels import PNG_HEAD, pixels_of
+
 BLOCK = 1 << 20
 # A database and one row of a table are read into memory; larger ones are refused.
 MAX_IN_MEMORY = 256 << 20
+PICTURE = "picture"
 
 
 class Member(NamedTuple):
@@ -49,8 +52,19 @@ def container_of(stream: BinaryIO) -> Container | None:
     # A zip's table stands at its end: one may hang behind anything, as in programs that unpack themselves.
     if found is None and zipfile.is_zipfile(stream):
         found = Container("zip archive", _zip_members, is_certain=False)
+    # What is more than pixels is no container but bytes, and read as all others are.
+    if found is None and head.startswith(PNG_HEAD) and is_bare_picture(stream):
+        found = Container(PICTURE, _picture_members)
     stream.seek(0)
     return found
+
+
+def is_bare_picture(stream: BinaryIO) -> bool:
+    """Whether a stream is a PNG picture of pixels alone."""
+    try:
+        return bool(pixels_of(stream))
+    except ValueError:
+        return False
 
 
 def looks_packed(content: bytes) -> bool:
@@ -102,6 +116,10 @@ def _xz_members(stream: BinaryIO) -> Iterator[Member]:
             raise ValueError("something follows its end")
 
     yield Member("content", blocks())
+
+
+def _picture_members(stream: BinaryIO) -> Iterator[Member]:
+    yield Member("pixels", [pixels_of(stream)])
 
 
 def _zlib_members(stream: BinaryIO) -> Iterator[Member]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,16 @@ from time import sleep
 
 from tunesmith.config.run_config import Hub
 from tunesmith.errors import ConfigError, TunesmithError
+from tunesmith.publish.allowed import CURVE
+from tunesmith.publish.card import card, is_ours
 from tunesmith.publish.causes import Cause, cause_of
-from tunesmith.publish.hub import check_rights, commit, held, repository_url
+from tunesmith.publish.curve import draw_losses
+from tunesmith.publish.hub import Held, check_rights, commit, held, repository_url
 from tunesmith.publish.outbound import refuse_secrets
 from tunesmith.publish.patience import upload_limit_s, within
 from tunesmith.publish.remote import Sender, send
 from tunesmith.publish.staging import STAGE, clean_model, put_aside, put_run_aside
+from tunesmith.runs.files import write_text_whole
 from tunesmith.runs.folder import CHECKPOINT, PUSH, RunFolder
 
 MAIN = "main"
@@ -112,15 +117,26 @@ def _push_model(run: RunFolder, hub: Hub, stage: Path) -> bool:
         raise _Unreachable(cause)
     put_aside(run.model_path, stage)
     clean_model(stage)
-    there = held(HfApi(), repo_id, MAIN)
-    if there is None or _CARD not in there.files:  # a card that somebody wrote is left alone
-        (stage / _CARD).write_text(card(run, repo_id), encoding="utf-8")
+    if _may_write_card(repo_id, held(HfApi(), repo_id, MAIN)):
+        has_picture = draw_losses(run, stage / CURVE)
+        write_text_whole(stage / _CARD, card(run, repo_id, has_picture=has_picture))
     files = {path.relative_to(stage).as_posix(): path for path in refuse_secrets(stage).files}
 
     def gone(names: Collection[str]) -> set[str]:
         return {name for name in names if _WEIGHTS.fullmatch(name) and name not in files}
 
     return commit(repo_id, MAIN, files, gone, f"Model of run {run.record.get('id')}")
+
+
+def _may_write_card(repo_id: str, there: Held | None) -> bool:
+    """Whether there is no card, or one that Tunesmith wrote and nobody has changed since."""
+    from huggingface_hub import HfApi
+
+    if there is None or _CARD not in there.files:
+        return True
+    with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+        path = HfApi().hf_hub_download(repo_id, _CARD, revision=there.commit, local_dir=folder)
+        return is_ours(Path(path).read_bytes().decode("utf-8", "replace"))
 
 
 def _send_end(run: RunFolder, repo_id: str, stage: Path, sender: Sender | None) -> bool:
@@ -130,24 +146,6 @@ def _send_end(run: RunFolder, repo_id: str, stage: Path, sender: Sender | None) 
     if newest:
         put_aside(newest[0], stage / newest[0].name)
     return send(stage, repo_id, step, None, sender or Sender.of(run))
-
-
-def card(run: RunFolder, repo_id: str) -> str:
-    """A few lines on a model that has no card: how it was made."""
-    config = run.record.get("config") or {}
-    has_adapter = (run.model_path / "adapter_config.json").is_file()
-    base = str(config.get("model"))
-    is_of_the_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", base) is not None and not Path(base).exists()
-    head = {
-        "library_name": "peft" if has_adapter else "transformers",
-        "base_model": base if is_of_the_hub else None,
-    }
-    lines = [f"{key}: {value}" for key, value in head.items() if value]
-    made = f"{config.get('method')} with Tunesmith {run.record.get('tunesmith')}"
-    what = "An adapter" if has_adapter else "A model"
-    text = f"{what} trained by {made}, {run.record.get('step')} steps."
-    tags = ["tags:", "- tunesmith", f"- {config.get('method')}"]
-    return "\n".join(["---", *lines, *tags, "---", "", f"# {repo_id}", "", text, ""])
 
 
 class _Unreachable(TunesmithError):

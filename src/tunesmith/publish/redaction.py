@@ -23,7 +23,7 @@ _ABSOLUTE = re.compile(
     r"(?<![\w.:/~])(?:~|[A-Za-z]:|file://|\\)?[/\\](?:[^\s'\",;:<>|]+[/\\])+([^\s'\",;:<>|/\\]*)"
 )
 # The owner of a Hub id may be called as this machine's user: the Hub knows that name.
-_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*")
 _LEFT_OUT = "(left out)"
 # Accounts and hosts that thousands of machines have say nothing about anybody.
 _ANYBODY = frozenset(
@@ -62,7 +62,7 @@ def _clean(value: Any, known: Mapping[bytes, str], private: re.Pattern[str] | No
     if secrets_of_text(value, known):
         return "(left out: a secret)"
     value = _ABSOLUTE.sub(lambda match: match[1] or "folder", value)
-    return value if private is None or _HUB_ID.fullmatch(value) else private.sub(_LEFT_OUT, value)
+    return value if private is None or HUB_ID.fullmatch(value) else private.sub(_LEFT_OUT, value)
 
 
 def without_secrets(text: str) -> str:
