@@ -54,7 +54,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def card_of(run: RunFolder, *, has_picture: bool = True) -> str:
-    return card(run, REPO, has_picture=has_picture)
+    stated = run.record.get("export")
+    files = stated.get("files") if isinstance(stated, dict) else []
+    exported = [each for each in files or [] if isinstance(each, dict)]
+    return card(run, REPO, has_picture=has_picture, exported=exported)
 
 
 def section(text: str, name: str) -> str:

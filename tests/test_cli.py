@@ -51,7 +51,7 @@ resume: --allow-drift --debug --json --take-over run_path
 runs: --debug --json --yes action run_path
 show: --debug --json run_path
 export: --adapter --debug --format --imatrix --json --no-verify --out --quantize --verify model
-publish: --debug --json --public repo_id run_path
+publish: --debug --force --json --public repo_id run_path
 dashboard: --browser --debug --json --no-browser --port --project
 doctor: --debug --json
 """

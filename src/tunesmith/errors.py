@@ -87,6 +87,13 @@ class HubError(TunesmithError, ConnectionError):
     code = "hub"
 
 
+class UnverifiedError(TunesmithError, ValueError):
+    """An exported file wasn't shown to answer like the model that was trained."""
+
+    code = "unverified"
+    exit_code = 1
+
+
 class PendingError(TunesmithError, ConnectionError):
     """All is done here; what was to be sent is not there yet, and one command sends it."""
 

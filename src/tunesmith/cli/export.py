@@ -71,7 +71,7 @@ def export(
         record = write_record(folder, trained, files)
         if run is not None:
             run.update(export=record)
-        _tell(command, files, folder, trained)
+        _tell(command, files, folder)
         if any(each.verified is False for each in files):
             raise typer.Exit(EXIT_UNVERIFIED)
 
@@ -117,15 +117,20 @@ def _trained(run: RunFolder | None, model: str, adapter: str | None) -> Trained:
     return trained_by(run) if run is not None else trained_elsewhere(model, adapter)
 
 
-def _tell(out: Output, files: list[ExportedFile], folder: Path, trained: Trained) -> None:
+def _tell(out: Output, files: list[ExportedFile], folder: Path) -> None:
+    from tunesmith.export.exporting import GGUF
+    from tunesmith.export.record import how_to_run
+
     table = Table(box=None, pad_edge=False)
-    for heading in ("file", "MB", "diverges", "top token", "answers", "perplexity", ""):
-        table.add_column(heading, justify="left" if heading in ("file", "") else "right", no_wrap=True)
+    for heading in ("", "MB", "diverges", "top token", "answers", "perplexity", ""):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     trained_perplexity = [each.checks.get("trained_perplexity") for each in files]
     if any(trained_perplexity):
         table.add_row("as trained", "", "", "", "", f"{next(filter(None, trained_perplexity)):.3f}", "")
     for each in files:
-        table.add_row(each.path.name, f"{each.size_bytes / 1e6:,.0f}", *_figures(each))
+        # The names of files begin with the run's: too wide for most terminals.
+        name = each.quantization if each.format == GGUF else each.format
+        table.add_row(name, f"{each.size_bytes / 1e6:,.0f}", *_figures(each))
     out.table(table)
     for each in files:
         for failure in each.failures:
@@ -137,8 +142,7 @@ def _tell(out: Output, files: list[ExportedFile], folder: Path, trained: Trained
         folder=str(folder),
         files=[each.as_dict() for each in files],
     )
-    from tunesmith.export.record import how_to_run
-
+    out.say(f"in {folder}: {', '.join(each.path.name for each in files)}")
     for line in how_to_run(folder, files):
         out.say(line)
 

@@ -28,14 +28,18 @@ def publish(
         typer.Argument(metavar="[OWNER/NAME]", help="Repository (default: its hub.repo_id)."),
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="Make a repository that everybody sees.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Send exported files that weren't shown to answer like the model.")
+    ] = False,
     as_json: JsonFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Put the model of a run that is done on the Hub, in one commit; private unless asked.
+    """Put the model of a run that is done on the Hub, with its card and exported files, in one commit.
 
-    Only what changed is sent. Also the way on for a run whose push is pending.
+    Private unless asked. Only what changed is sent. Also the way on for a run whose push is pending.
     """
     with verb("publish", as_json, debug) as out:
+        from tunesmith.publish.exported import exported_files
         from tunesmith.publish.push import CHECKPOINT, push_run
 
         run = RunFolder.open(run_path)
@@ -44,9 +48,12 @@ def publish(
             log.attach(run.log_path)
             _refuse_unfinished(run)
             hub = _hub_of(run, repo_id, public)
-            out.say(f"pushing {run.model_path} to {hub.repo_id} ...")
+            exported = exported_files(run, force=force)
+            names = ", ".join([str(run.model_path), *(each.path.name for each in exported)])
+            out.say(f"pushing {names} to {hub.repo_id} ...")
+            ends = CHECKPOINT in run.pending() and hub.every == "save"
             try:
-                pushed = push_run(run, hub, ends=CHECKPOINT in run.pending() and hub.every == "save")
+                pushed = push_run(run, hub, ends=ends, exported=exported)
             except KeyboardInterrupt as error:
                 raise broken_off(error, "; the model is here as it was", run, hub) from None
         if pushed.cause is None:

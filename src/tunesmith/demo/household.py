@@ -22,8 +22,7 @@ SYSTEM_PROMPT = "Reply with one JSON call."
 SEED = 7
 # Twice as many where the state has to be understood from a hint, which is what a small model learns last.
 TRAIN_ROWS = {"light": 150, "blinds": 150, "heating": 90, "timer": 75, "shopping": 110, "music": 75}
-HELDOUT_ROWS = dict.fromkeys(TRAIN_ROWS, 12)
-NEW_WORDING_ROWS = dict.fromkeys(TRAIN_ROWS, 6)
+HELDOUT_ROWS = 12  # of each tool, half of them on wordings that training never shows
 MAX_WORDS = 19  # of a request; keeps a row near 50 tokens
 DATA_PATH = Path(__file__).parent / "data"
 
@@ -261,8 +260,8 @@ def split_rows(
     return rows
 
 
-def build(seed: int = SEED) -> tuple[list[dict], list[dict]]:
-    """The training and the held-out conversations."""
+def build(seed: int = SEED, num_heldout: int = HELDOUT_ROWS) -> tuple[list[dict], list[dict]]:
+    """The training and the held-out conversations, of these `num_heldout` of each tool."""
     rng = random.Random(seed)
     heard: list[Wording] = []
     reserved: list[Wording] = []
@@ -274,9 +273,9 @@ def build(seed: int = SEED) -> tuple[list[dict], list[dict]]:
     known = {name: rng.sample(pools[name], len(pools[name]) * 2 // 3) for name in ("item", "for", "genre")}
     train = split_rows(heard, pools | known, TRAIN_ROWS, rng)
     seen = {skeleton(request_of(each)) for each in train}
-    rest = {tool: HELDOUT_ROWS[tool] - count for tool, count in NEW_WORDING_ROWS.items()}
-    heldout = split_rows(reserved, pools, NEW_WORDING_ROWS, rng, seen)
-    heldout += split_rows(heard, pools, rest, rng, seen)
+    new = dict.fromkeys(TRAIN_ROWS, num_heldout // 2)
+    heldout = split_rows(reserved, pools, new, rng, seen)
+    heldout += split_rows(heard, pools, dict.fromkeys(TRAIN_ROWS, num_heldout - num_heldout // 2), rng, seen)
     rng.shuffle(heldout)
     return train, heldout
 

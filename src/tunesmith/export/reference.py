@@ -46,7 +46,7 @@ def reference_of(trained: Trained, samples: Samples, path: Path) -> Reference:
         at += len(logits)
     stored.flush()
     ends = end_tokens(model.generation_config.eos_token_id, trained.tokenizer)
-    answers = [_greedy(model, ids, ends) for ids in samples.prompts]
+    answers = [greedy(model, ids, ends) for ids in samples.prompts]
     return Reference(samples, path, answers, ends, num_tokens)
 
 
@@ -76,7 +76,8 @@ def _logits(model: Any, samples: Samples) -> Iterator[np.ndarray]:
         yield found.float().numpy()
 
 
-def _greedy(model: Any, ids: list[int], ends: list[int]) -> list[int]:
+def greedy(model: Any, ids: list[int], ends: list[int]) -> list[int]:
+    """The likeliest tokens after `ids`, up to and with one of `ends`."""
     import torch
 
     with torch.inference_mode():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tunesmith.publish.card_facts import Facts, facts_of
@@ -25,8 +25,9 @@ from tunesmith.runs.folder import RunFolder
 _SEAL = re.compile(r"<!-- tunesmith card (?P<digest>[0-9a-f]{64}): once changed, it is left alone -->\n")
 
 
-def card(run: RunFolder, repo_id: str, *, has_picture: bool) -> str:
-    """The README.md of a run's repository, front matter and all; `has_picture`: loss.png is beside it.
+def card(run: RunFolder, repo_id: str, *, has_picture: bool, exported: Sequence[dict[str, Any]] = ()) -> str:
+    """The README.md of a run's repository, front matter and all; `has_picture`: loss.png is beside it;
+    `exported` are what run.json says of the exported files beside it.
 
     What isn't recorded is left out. Of the network only the licences of the base and of data sets are asked,
     and left out where it doesn't answer. The same run gives the same card.
@@ -34,7 +35,7 @@ def card(run: RunFolder, repo_id: str, *, has_picture: bool) -> str:
     Raises:
         SecretError: the record can't be cleaned of what is private.
     """
-    facts = facts_of(run, repo_id)
+    facts = facts_of(run, repo_id, exported)
     sections = [
         f"# {repo_id.rpartition('/')[2]}",
         _summary(facts),

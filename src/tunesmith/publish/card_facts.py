@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,8 +71,10 @@ class Facts:
         return bool(self.number("data", "num_eval_rows"))
 
 
-def facts_of(run: RunFolder, repo_id: str) -> Facts:
-    """The facts of a run. The licences of what it was made from are asked of the Hub.
+def facts_of(run: RunFolder, repo_id: str, exported: Sequence[Mapping[str, Any]] = ()) -> Facts:
+    """The facts of a run and of the exported files that go with it.
+
+    The licences of what it was made from are asked of the Hub.
 
     Raises:
         SecretError: the record can't be cleaned of what is private.
@@ -81,7 +83,8 @@ def facts_of(run: RunFolder, repo_id: str) -> Facts:
     if isinstance(told.get("config"), Mapping):
         told["config"] = {k: v for k, v in told["config"].items() if k not in _OF_THE_MACHINE}
     record = redacted(told)
-    exported = (record.get("export") or {}).get("files") or []
+    names = {each.get("name") for each in exported}
+    entries = (record.get("export") or {}).get("files") or []
     return Facts(
         run,
         repo_id,
@@ -92,7 +95,7 @@ def facts_of(run: RunFolder, repo_id: str) -> Facts:
         sources_of(run),
         has_adapter=(run.model_path / "adapter_config.json").is_file(),
         has_chat_template=_has_chat_template(run),
-        exported=[each for each in exported if isinstance(each, dict)],
+        exported=[each for each in entries if isinstance(each, dict) and each.get("name") in names],
     )
 
 

@@ -6,7 +6,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
@@ -17,6 +17,7 @@ from tunesmith.publish.allowed import CURVE
 from tunesmith.publish.card import card, is_ours
 from tunesmith.publish.causes import Cause, cause_of
 from tunesmith.publish.curve import draw_losses
+from tunesmith.publish.exported import Exported, stage_exported
 from tunesmith.publish.hub import Held, check_rights, commit, held, repository_url
 from tunesmith.publish.outbound import refuse_secrets
 from tunesmith.publish.patience import upload_limit_s, within
@@ -43,11 +44,19 @@ class Pushed:
     cause: Cause | None = None
 
 
-def push_run(run: RunFolder, hub: Hub, *, ends: bool, sender: Sender | None = None) -> Pushed:
+def push_run(
+    run: RunFolder,
+    hub: Hub,
+    *,
+    ends: bool,
+    sender: Sender | None = None,
+    exported: Sequence[Exported] = (),
+) -> Pushed:
     """Put the model of a run on main, and where the run `ends` its last state on its branch of checkpoints.
 
     Until each is there run.json says that it is pending, where that is the run's own repository; whatever
-    fails is told by the cause. `sender` is who sent the run's checkpoints in this process.
+    fails is told by the cause. `sender` is who sent the run's checkpoints in this process; `exported` goes to
+    main with the model.
 
     Raises:
         ConfigError: others see the repository than should.
@@ -60,7 +69,7 @@ def push_run(run: RunFolder, hub: Hub, *, ends: bool, sender: Sender | None = No
         if own.get("repo_id") == repo_id:
             run.mark_pending(what, is_pending)
 
-    sends: dict[str, Callable[[Path], bool]] = {PUSH: lambda stage: _push_model(run, hub, stage)}
+    sends: dict[str, Callable[[Path], bool]] = {PUSH: lambda stage: _push_model(run, hub, stage, exported)}
     if ends:
         sends[CHECKPOINT] = lambda stage: _send_end(run, repo_id, stage, sender)
     for what in sends:
@@ -108,7 +117,7 @@ def _attempt(run: RunFolder, repo_id: str, work: Callable[[Path], bool]) -> bool
         shutil.rmtree(run.path / STAGE, ignore_errors=True)
 
 
-def _push_model(run: RunFolder, hub: Hub, stage: Path) -> bool:
+def _push_model(run: RunFolder, hub: Hub, stage: Path, exported: Sequence[Exported]) -> bool:
     from huggingface_hub import HfApi
 
     repo_id = str(hub.repo_id)
@@ -116,14 +125,21 @@ def _push_model(run: RunFolder, hub: Hub, stage: Path) -> bool:
     if cause is not None:
         raise _Unreachable(cause)
     put_aside(run.model_path, stage)
+    stage_exported(exported, stage)
     clean_model(stage)
     if _may_write_card(repo_id, held(HfApi(), repo_id, MAIN)):
         has_picture = draw_losses(run, stage / CURVE)
-        write_text_whole(stage / _CARD, card(run, repo_id, has_picture=has_picture))
+        write_text_whole(
+            stage / _CARD,
+            card(run, repo_id, has_picture=has_picture, exported=[each.entry for each in exported]),
+        )
     files = {path.relative_to(stage).as_posix(): path for path in refuse_secrets(stage).files}
 
     def gone(names: Collection[str]) -> set[str]:
-        return {name for name in names if _WEIGHTS.fullmatch(name) and name not in files}
+        ours = f"{run.path.name}-"
+        stale = {name for name in names if name.startswith(ours) and name.endswith(".gguf")}
+        stale |= {name for name in names if _WEIGHTS.fullmatch(name) or name.startswith("merged/")}
+        return stale - set(files)
 
     return commit(repo_id, MAIN, files, gone, f"Model of run {run.record.get('id')}")
 

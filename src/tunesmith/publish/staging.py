@@ -36,11 +36,16 @@ def put_aside(source: Path, target: Path) -> None:
         if path.is_dir():
             place.mkdir(parents=True, exist_ok=True)
         elif path.is_file():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(path, place)
-            except OSError:
-                shutil.copy2(path, place)
+            put_aside_file(path, place.parent)
+
+
+def put_aside_file(path: Path, folder: Path) -> None:
+    """The same for one file, into a folder that is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, folder / path.name)
+    except OSError:
+        shutil.copy2(path, folder / path.name)
 
 
 def put_run_aside(run_path: Path, target: Path) -> None:
