@@ -100,6 +100,8 @@ def row_of(row: dict[str, Any]) -> Row:
         ids = list(row["input_ids"])
         learned = [place for place, label in enumerate(row["labels"]) if label != IGNORED_LABEL]
         first = max(0, learned[0] - 1) if learned else 0
+        # What stands behind the answer's end was never learned: its loss says nothing.
+        ids = ids[: learned[-1] + 1] if learned else ids
     else:
         answer = row["chosen_ids"] if "chosen_ids" in row else row["completion_ids"]
         ids, first = [*row["prompt_ids"], *answer], max(0, len(row["prompt_ids"]) - 1)
